@@ -1,0 +1,1 @@
+"""Floor 2: from a hidden state to a prediction of the next token."""

@@ -1,0 +1,1 @@
+"""Floor 1: a language model you can look into."""

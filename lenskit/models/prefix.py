@@ -1,0 +1,95 @@
+"""Prefix: the keys and values of a prompt that was run, so that a longer or edited one runs only from the change on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from lenskit.models.batch import Batch
+from lenskit.models.run import Run
+from lenskit.models.sites import SiteLike
+
+if TYPE_CHECKING:
+    from lenskit.models.model import Model
+
+# Rotary embeddings whose frequencies depend on the length of the prompt: a kept key would be another's.
+_LENGTH_DEPENDENT = ("dynamic", "longrope")
+
+
+class Prefix:
+    """Runs prompts of one model one after another, and computes only what the last one does not already hold.
+
+    Keys and values are kept by the model's own cache. Where that is more than keys and values of every position
+    (sliding windows, state spaces, convolutions) or where they depend on the prompt's length, nothing is kept and
+    every run is whole.
+
+    >>> prefix = Prefix(model)                                     # doctest: +SKIP
+    >>> prefix.run(tokens, keep="resid_post", known=0).tokens.shape         # doctest: +SKIP
+    torch.Size([1, 5])
+    >>> prefix.run([*tokens, 42], keep="resid_post", known=5).tokens.shape  # doctest: +SKIP
+    torch.Size([1, 1])
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.tokens: list[int] = []
+        self._states: list[tuple[Tensor, Tensor] | None] = []
+
+    @cached_property
+    def reusable(self) -> bool:
+        """Whether this architecture's cache is nothing but the keys and values of every position."""
+        from transformers import DynamicCache
+        from transformers.cache_utils import DynamicLayer
+
+        config: Any = getattr(self.model.hf_model, "config", None)
+        if config is None:
+            return False
+        text = config.get_text_config(decoder=True)
+        rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+        if any(kind in str(rope) for kind in _LENGTH_DEPENDENT):
+            return False
+        layers = DynamicCache(config=config).layers
+        return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+
+    def shared(self, tokens: Sequence[int]) -> int:
+        """How many leading tokens need not run again."""
+        if not self.reusable:
+            return len(self.tokens) if list(tokens) == self.tokens else 0
+        pairs = enumerate(zip(tokens, self.tokens, strict=False))
+        return next((n for n, (a, b) in pairs if a != b), min(len(tokens), len(self.tokens)))
+
+    def run(self, tokens: Sequence[int], keep: SiteLike | Iterable[SiteLike], *, known: int) -> Run:
+        """Run what comes after the shared prefix, at least the last token, and remember the whole.
+
+        `known` is how many leading positions the caller has no need of: never more than those are left out. The
+        `Run` holds the positions that were computed, `tokens[-n:]`. An exception, or a forward that is given up,
+        leaves the prefix as it was.
+        """
+        batch = self.model.batch(list(tokens))
+        if not self.reusable:
+            run, _ = self.model.run_batch(batch, keep)
+            self.tokens = list(tokens)
+            return run
+        start = min(self.shared(tokens), known, len(tokens) - 1)
+        cache = self._cache(start)
+        rest = Batch(batch.tokens[:, start:], None)
+        run, output = self.model.run_batch(rest, keep, past_key_values=cache, use_cache=True)
+        layers = output.past_key_values.layers
+        self._states = [None if layer.keys is None else (layer.keys, layer.values) for layer in layers]
+        self.tokens = list(tokens)
+        return run
+
+    def _cache(self, length: int) -> Any:
+        """A cache of its own for one run, so that a run that is given up has spoilt nothing."""
+        from transformers import DynamicCache
+
+        cache = DynamicCache(config=self.model.hf_model.config)
+        if length:
+            for layer, state in enumerate(self._states):
+                if state is not None:
+                    keys, values = state
+                    cache.update(keys[..., :length, :], values[..., :length, :], layer)
+        return cache

@@ -1,0 +1,26 @@
+// Bundles each front-end to one module and one stylesheet that import nothing: `node build.mjs [folder]`.
+import { fileURLToPath } from "node:url";
+import { resolve } from "node:path";
+import { build } from "esbuild";
+
+const here = fileURLToPath(new URL(".", import.meta.url));
+const out = resolve(here, process.argv[2] ?? "../lenskit/widgets/static");
+
+const common = {
+  absWorkingDir: here,
+  bundle: true,
+  minify: true,
+  target: "es2022",
+  charset: "utf8",
+  legalComments: "none",
+  logLevel: "info",
+};
+
+await build({
+  ...common,
+  format: "esm",
+  entryPoints: [{ in: "lens_table/index.ts", out: "lens_table" }],
+  outdir: out,
+});
+// The host is inlined in a page as a classic script's worth of code: nothing to export.
+await build({ ...common, format: "iife", entryPoints: [{ in: "host/host.ts", out: "host" }], outdir: out });
