@@ -46,7 +46,7 @@ def read_over_the_bare_product(model: lk.Model) -> Ratio:
 def run_over_the_forward(model: lk.Model) -> Ratio:
     """(b) on the demo model: `run(keep="resid_post")` over the plain forward."""
     ids = torch.tensor([prompt_of(model, 32)])
-    return _kept(model, ids, "(b) run(keep='resid_post') over the forward, demo model", bound=1.03, pairs=21, repeat=1)
+    return _kept(model, ids, "(b) run(keep='resid_post') over the forward, demo model", bound=1.03, pairs=31, repeat=1)
 
 
 def run_over_the_forward_of_a_small_model() -> Ratio:

@@ -8,7 +8,7 @@ say() { printf '\033[1m%s\033[0m\n' "$*"; }
 
 # A step leaves a stamp with the hash of its inputs when it is through. No stamp, or another hash: it is done (again).
 stamps=.venv/stamps
-hash_of() { cat "$@" | sha256sum | cut -d' ' -f1; }
+hash_of() { cat "$@" | cksum | tr -d ' '; }
 is_done() { [ "$(cat "$stamps/$1" 2>/dev/null)" = "$2" ]; }
 mark_done() { mkdir -p "$stamps" && echo "$2" >"$stamps/$1"; }
 

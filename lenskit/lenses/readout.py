@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 BITS = math.log2(math.e)
 TILE_ROWS = 1024
-TILE_NUMBERS = 1 << 20
+TILE_NUMBERS = 3 << 19
+WIDEST = 1 << 13
 
 
 @dataclass(frozen=True)
@@ -74,34 +75,37 @@ def read_out(
     target_ids = logits.argmax(-1) if target is None else target.to(logits.device)
     per_chunk = max(1, TILE_ROWS // max(1, layers))
     chunks = [slice(p, min(p + per_chunk, length)) for p in range(0, length, per_chunk)]
-    blocks = _blocks(tail.head, logits.shape[1], per_chunk * max(1, layers))
+    blocks = _blocks(tail.head, logits.shape[1], min(per_chunk, length) * layers)
     parts: list[Columns] = []
     for n, chunk in enumerate(chunks):
-        final = logits[chunk].float() * BITS
-        final_lse = torch.logsumexp(final * math.log(2), -1, keepdim=True) * BITS
-        own = Running(final.shape[0], 1, top_k, target_ids[chunk], final)
+        final, last = _own(logits[chunk], top_k, target_ids[chunk])
         rows = states[:, chunk].transpose(0, 1).flatten(0, 1)
         product = _Product(tail, tail.normed(rows))
-        others = Running(final.shape[0], layers, top_k, target_ids[chunk], product.at(target_ids[chunk], layers))
-        for b, block in enumerate(blocks):
-            final_block = final[:, block]
-            weights = torch.exp2(final_block - final_lse)
-            own.add(final_block.clone()[:, None], block.start, weights)
-            if layers:
-                others.add(product.block(block).view(final.shape[0], layers, -1), block.start, weights)
+        others = Running(len(final), layers, top_k, target_ids[chunk], product.at(target_ids[chunk], layers))
+        for b, block in enumerate(blocks if layers else ()):
+            others.add(product.block(block).view(len(final), layers, -1), block.start, final[:, block])
             yield (n + (b + 1) / len(blocks)) / len(chunks)
-        parts.append(_joined(own, others, target_ids[chunk]))
+        parts.append(_joined(last, others, target_ids[chunk]))
     whole = parts[0]
     for part in parts[1:]:
         whole = whole.then(part)
     return whole
 
 
+def _own(logits: Tensor, top_k: int, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """The model's own predictions (pos, vocab) as probabilities, and their statistics."""
+    bits = logits.float() * BITS
+    own = Running(len(bits), 1, top_k, target, bits)
+    own.add(bits[:, None], 0, None)  # which leaves the bits relative to their maximum
+    weights = bits.exp2_()
+    return weights.div_(weights.sum(-1, keepdim=True)), own.results()
+
+
 def _blocks(head: nn.Module, vocab: int, rows: int) -> list[slice]:
     """Blocks of the vocabulary: only a plain linear head can be asked for some of its rows."""
     if type(head) is not nn.Linear:
         return [slice(0, vocab)]
-    width = max(256, TILE_NUMBERS // rows // 256 * 256)
+    width = min(WIDEST, max(256, TILE_NUMBERS // max(1, rows) // 256 * 256))
     return [slice(v, min(v + width, vocab)) for v in range(0, vocab, width)]
 
 
@@ -141,9 +145,8 @@ class _Product:
         return scores if self.folded else self.tail.finish(scores).float().mul_(BITS)
 
 
-def _joined(own: Running, others: Running, target_ids: Tensor) -> Columns:
+def _joined(last: dict[str, Tensor], others: Running, target_ids: Tensor) -> Columns:
     """The other layers' results, with the model's own prediction as the last layer."""
-    last = own.results()
     rest = others.results() if others.layers else {name: value[:, :0] for name, value in last.items()}
     both = {name: torch.cat([rest[name], last[name]], dim=1) for name in last}
     # KL(final || layer) is the cross-entropy of the two, less the final prediction's own entropy.

@@ -43,10 +43,11 @@ class Running:
         self.best_ids = torch.empty(rows, 0, dtype=torch.int64, device=self.device)
         self.spare: Tensor | None = None
 
-    def add(self, tile: Tensor, first: int, final: Tensor) -> None:
+    def add(self, tile: Tensor, first: int, final: Tensor | None) -> None:
         """Tell of a tile (pos, layer, block) of logits in bits, from token `first` on. The tile is overwritten.
 
-        `final` is (pos, block): the probabilities of the model's own prediction.
+        `final` is (pos, block): the probabilities of the model's own prediction, or None for those rows themselves. The
+        tile is left relative to the reference.
         """
         tile = tile.flatten(0, 1)
         if self.spare is None or self.spare.shape != tile.shape:
@@ -57,16 +58,17 @@ class Running:
         assert self.reference is not None
         tile.sub_(self.reference[:, None])
 
-        shaped = (self.positions, self.layers, -1)
-        weighted = torch.mul(tile.view(shaped), final[:, None], out=self.spare.view(shaped))
-        self.cross += weighted.sum(-1).flatten()
-        self.weight += final.sum(-1, dtype=torch.float64).repeat_interleave(self.layers)
+        if final is not None:
+            shaped = (self.positions, self.layers, -1)
+            weighted = torch.mul(tile.view(shaped), final[:, None], out=self.spare.view(shaped))
+            self.cross += weighted.sum(-1).flatten()
+            self.weight += final.sum(-1, dtype=torch.float64).repeat_interleave(self.layers)
         mass = torch.exp2(tile, out=self.spare)
         self.mass += mass.sum(-1)
         self.moment += mass.mul_(tile).sum(-1)
 
     def results(self) -> dict[str, Tensor]:
-        """The statistics as (pos, layer, ...) tensors, in nats; `cross_entropy` is that of the final prediction."""
+        """The statistics as (pos, layer, ...) tensors, in nats; `cross_entropy` is the final prediction's, if given."""
         assert self.reference is not None
         assert self.target_score is not None
         lse = torch.log2(self.mass)  # relative to the reference, as all sums are

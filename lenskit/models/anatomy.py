@@ -58,6 +58,7 @@ class Anatomy:
 
     model: nn.Module
     missing: dict[str, str] = field(default_factory=dict)
+    _spots: dict[tuple[str, tuple[int, ...]], list[Spot]] = field(default_factory=dict, repr=False)
 
     @cached_property
     def family(self) -> str:
@@ -146,6 +147,12 @@ class Anatomy:
         if name not in self.writers[layer]:
             raise SiteUnavailable(f"{name!r} does not exist in {self.family}: {self.missing[name]}")
         return self.writers[layer][name]
+
+    def spots(self, name: str, layers: tuple[int, ...]) -> list[Spot]:
+        """The spots of a site in these layers (the one spot, of a site that exists once), found once."""
+        if (name, layers) not in self._spots:
+            self._spots[name, layers] = [self.spot(Site(name, layer)) for layer in layers or (None,)]
+        return self._spots[name, layers]
 
     def sites(self) -> dict[str, str | None]:
         """Every site's name, with None where it can be read and the reason where it cannot."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from lenskit.models.sites import LAYERED, Site, SiteLike, SiteUnavailable
@@ -67,18 +66,23 @@ class Kept:
     def __init__(self, name: str, layers: list[int], depth: int) -> None:
         self.name, self.layers, self.depth = name, layers, depth
         self.values: Tensor | None = None
+        self._rows: tuple[Tensor, ...] = ()
 
     def taker(self, row: int, factor: float) -> Callable[[Tensor], None]:
-        """What a tap calls with the tensor of the layer stored in `row`."""
+        """What a tap calls with the tensor of the layer stored in `row`: it copies, so what is kept cannot change."""
 
         def take(tensor: Tensor) -> None:
-            if self.values is None:
-                self.values = torch.empty(
-                    (max(1, len(self.layers)), *tensor.shape), dtype=tensor.dtype, device=tensor.device
-                )
-            self.values[row].copy_(tensor if factor == 1.0 else tensor * factor)
+            (self._rows or self._make(tensor))[row].copy_(tensor)
 
-        return take
+        def take_scaled(tensor: Tensor) -> None:
+            take(tensor * factor)
+
+        return take if factor == 1.0 else take_scaled
+
+    def _make(self, like: Tensor) -> tuple[Tensor, ...]:
+        self.values = like.new_empty((max(1, len(self.layers)), *like.shape))
+        self._rows = self.values.unbind(0)
+        return self._rows
 
     def read(self, site: Site) -> Tensor:
         """The stack, or one layer of it."""
@@ -105,22 +109,24 @@ def keeping(
 
     Raises `SiteUnavailable` before anything runs if one of the sites does not exist here.
     """
-    depth, wanted = len(anatomy.blocks), dict[str, set[int]]()
-    for site in _sites(keep):
-        if site.name == "logits":
-            continue
-        if site.name in LAYERED:
-            layers = range(depth) if site.layer is None else [_layer(site, depth)]
-            wanted.setdefault(site.name, set()).update(layers)
-        else:
-            wanted.setdefault(site.name, set())
-    stores, takers = dict[str, Kept](), dict[Point, list[Callable[[Tensor], None]]]()
-    for name, layers in wanted.items():
-        store = stores[name] = Kept(name, sorted(layers), depth)
-        for row, layer in enumerate(store.layers or [None]):
-            spot = anatomy.spot(Site(name, layer))
+    depth, stores, takers = len(anatomy.blocks), dict[str, Kept](), dict[Point, list[Callable[[Tensor], None]]]()
+    for name, layers in _wanted(keep, depth).items():
+        store = stores[name] = Kept(name, layers, depth)
+        for row, spot in enumerate(anatomy.spots(name, tuple(layers))):
             takers.setdefault(spot.point, []).append(store.taker(row, spot.factor))
     return stores, {point: takes[0] if len(takes) == 1 else _all_of(takes) for point, takes in takers.items()}
+
+
+def _wanted(keep: SiteLike | Iterable[SiteLike], depth: int) -> dict[str, list[int]]:
+    """The layers wanted of each site, ascending; none for a site that exists once."""
+    wanted = dict[str, list[int]]()
+    for site in _sites(keep):
+        if site.name in LAYERED:
+            layers = range(depth) if site.layer is None else [_layer(site, depth)]
+            wanted[site.name] = sorted({*wanted.get(site.name, ()), *layers})
+        elif site.name != "logits":
+            wanted[site.name] = []
+    return wanted
 
 
 def _all_of(takes: list[Callable[[Tensor], None]]) -> Callable[[Tensor], None]:

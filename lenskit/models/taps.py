@@ -57,7 +57,7 @@ def tapped(takers: Mapping[Point, Callable[[Tensor], None]]) -> Generator[None]:
     def on_output(take: Callable[[Tensor], None]) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: object) -> None:
             if getcurrent() is owner:
-                take(_hidden(module, output))
+                take(output if isinstance(output, Tensor) else _hidden(module, output))
 
         return hook
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import threading
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ def model() -> lk.Model:
     return lk.Model(tiny("llama", vocab=300), tiny_tokenizer(300), name="tiny")
 
 
+READ = {"v": 1, "kind": "read", "id": "t:0", "prompt": "", "target": None, "have": None}
+
+
 class Wire:
     """A view of the table, played by the test: it sends requests and collects what comes back."""
 
@@ -31,7 +35,7 @@ class Wire:
 
     def read(self, prompt: str, target: int | None = None, have: int | None = None) -> str:
         self.count += 1
-        request = {"v": 1, "kind": "read", "id": f"t:{self.count}", "prompt": prompt, "target": target, "have": have}
+        request = {**READ, "id": f"t:{self.count}", "prompt": prompt, "target": target, "have": have}
         self.table._receive(self.table, request, [])
         return request["id"]
 
@@ -115,6 +119,39 @@ def test_of_several_requests_the_last_one_wins_and_each_has_one_reply() -> None:
     assert sorted(wire.kinds()) == sorted([*((i, "superseded") for i in ids[:5]), (ids[5], "table")])
     assert wire.replies[-1][0]["prompt"] == "5 The capital of France"
     assert hooks(model().hf_model) == 0
+
+
+def test_reading_the_trajectory_while_a_view_waits_for_it_answers_the_view_too() -> None:
+    shown = table()
+    wire = Wire(shown)
+
+    async def ask_and_read() -> None:
+        shown.spec = {**shown.spec, "prompt": "The keys to the cabinet"}
+        wire.read("The keys to the cabinet")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert wire.kinds() == []  # the view's reading is under way
+        assert shown.trajectory.prompt_tokens == lk.LogitLens(model()).read("The keys to the cabinet").prompt_tokens
+        await asyncio.sleep(0.01)
+
+    asyncio.run(ask_and_read())
+    assert wire.kinds() == [("t:1", "table")]
+
+
+def test_a_message_from_another_thread_is_handled_in_the_thread_that_made_the_widget() -> None:
+    """JupyterLab hands widgets' messages to a thread of their own; no thread but the cells' may touch the model."""
+    handled: list[int] = []
+
+    async def a_session() -> None:
+        shown = table()
+        shown.on_msg(lambda *_: handled.append(threading.get_ident()))
+        message = {"content": {"data": {"method": "custom", "content": {**READ, "prompt": "The keys"}}}, "buffers": []}
+        await asyncio.to_thread(shown._handle_msg, message)
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+    asyncio.run(a_session())
+    assert handled == [threading.get_ident()]
 
 
 @pytest.mark.parametrize(
