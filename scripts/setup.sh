@@ -54,6 +54,14 @@ install_python_packages() {
     mark_done packages "$inputs"
 }
 
+# JupyterLab asks each new user whether it may fetch news. Nothing here asks the network unasked, nor asks to.
+quiet_jupyterlab() {
+    local settings=.venv/share/jupyter/lab/settings
+    mkdir -p "$settings"
+    echo '{"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}' \
+        >"$settings/overrides.json"
+}
+
 install_front_end_tools() {
     if ! command -v npm >/dev/null; then
         echo "No npm here: the front-ends are used as they are committed, and cannot be rebuilt or unit-tested."
@@ -94,6 +102,7 @@ prepare_demo_model() {
 
 make_venv
 install_python_packages
+quiet_jupyterlab
 install_front_end_tools
 install_browser
 prepare_demo_model

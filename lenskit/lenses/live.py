@@ -76,6 +76,8 @@ class LiveReading:
             raise ValueError(f"a live reading follows one prompt, not {len(batch.tokens)}.")
         tokens: list[int] = batch.tokens[0].tolist()
         shared = _shared(tokens, self._tokens)
+        if not model.anatomy.causal and tokens != self._tokens:
+            shared = 0  # what comes later changes what was before
         # A column belongs to its position and the target: another target means all columns are read again.
         start = shared if self._columns is not None and target == self._target else 0
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lenskit.lenses.statistic import STATISTICS, Statistic
 from lenskit.models.text import show
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from lenskit.lenses.trajectory import Statistic, Trajectory
+    from lenskit.lenses.trajectory import Trajectory
 
 # The sequential scale of LOOK.md on a light page; nothing is the colour of the page.
 SEQUENTIAL = ("#ffffff", "#d9e8f2", "#8fbfdc", "#3a86b7", "#0d4f82", "#06294d")
@@ -22,8 +23,6 @@ _WIDEST = 24
 def heat_map(trajectory: Trajectory, statistic: Statistic) -> go.Figure:
     """The plotly figure of `Trajectory.figure`."""
     import plotly.graph_objects as go
-
-    from lenskit.lenses.trajectory import STATISTICS
 
     values = trajectory.statistic(statistic)
     layers, positions = trajectory.shape

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lenskit.lenses.statistic import STATISTICS, Statistic
 from lenskit.models.text import Piece, show
 
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from lenskit.lenses.readout import Columns
-
-Statistic = Literal["probability", "entropy", "kl", "rank", "target_probability", "cross_entropy"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,16 +168,6 @@ class Trajectory:
         short = text if len(text) <= 40 else f"{text[:39]}…"
         says = show(self.pieces[int(self.top_ids[-1, -1, 0])])
         return f"Trajectory({lens} lens, {layers} layers x {positions} tokens of {model}: {short!r} -> {says!r})"
-
-
-STATISTICS: dict[str, str] = {
-    "probability": "probability of the top token",
-    "entropy": "entropy (nats)",
-    "kl": "KL from the final prediction (nats)",
-    "rank": "rank of the target (0 is first)",
-    "target_probability": "probability of the target",
-    "cross_entropy": "cross-entropy of the target (nats)",
-}
 
 
 def _frozen(array: np.ndarray) -> np.ndarray:

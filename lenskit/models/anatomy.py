@@ -104,6 +104,14 @@ class Anatomy:
         return Probe.take(self.model, self.blocks, self.vocab)
 
     @cached_property
+    def causal(self) -> bool:
+        """Whether a later token changes nothing before it, as measured: a decoder's promise, and no encoder's."""
+        tokens = self.probe.tokens[:, :-1]
+        with torch.no_grad():
+            shorter = self.model(input_ids=tokens).logits
+        return same(shorter, self.probe.logits[:, :-1])
+
+    @cached_property
     def tail(self) -> Tail:
         """The verified way from the last residual to the logits. Raises `SiteUnavailable` where it does not add up."""
         return _find_tail(self)

@@ -76,6 +76,8 @@ def _measure(model: Model, loose: float) -> Iterator[Identity]:
 
     pre, post = run["resid_pre"], run["resid_post"]
     yield Identity("resid_post of a layer = resid_pre of the next", _error(post[:-1], pre[1:]), 0.0)
+    shorter = model.run(tokens[:, :-1]).logits
+    yield Identity("a later token changes nothing before it", _error(shorter, run.logits[:, :-1]), loose)
     yield _added(model, tokens, pre, post, loose)
     yield _middle(model, tokens, pre, loose)
     name = "unembed(last resid_post) = logits"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -22,9 +23,9 @@ _LENGTH_DEPENDENT = ("dynamic", "longrope")
 class Prefix:
     """Runs prompts of one model one after another, and computes only what the last one does not already hold.
 
-    Keys and values are kept by the model's own cache. Where that is more than keys and values of every position
-    (sliding windows, state spaces, convolutions) or where they depend on the prompt's length, nothing is kept and
-    every run is whole.
+    Keys and values are kept by the model's own cache. Where there is none, where it is more than keys and values of
+    every position (sliding windows, state spaces, convolutions) or where they depend on the prompt's length, nothing
+    is kept and every run is whole.
 
     >>> prefix = Prefix(model)                                     # doctest: +SKIP
     >>> prefix.run(tokens, keep="resid_post", known=0).tokens.shape         # doctest: +SKIP
@@ -45,7 +46,8 @@ class Prefix:
         from transformers.cache_utils import DynamicLayer
 
         config: Any = getattr(self.model.hf_model, "config", None)
-        if config is None:
+        takes = inspect.signature(type(self.model.hf_model).forward).parameters
+        if config is None or "past_key_values" not in takes or not self.model.anatomy.causal:
             return False
         text = config.get_text_config(decoder=True)
         rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}

@@ -35,10 +35,11 @@ class Call:
 
 @dataclass(eq=False)
 class Probe:
-    """The calls of one forward of five tokens, in the order in which they ended, and the logits."""
+    """The calls of one forward of five tokens, in the order in which they ended, the tokens and the logits."""
 
     calls: list[Call]
     blocks: nn.ModuleList
+    tokens: Tensor
     logits: Tensor
 
     @classmethod
@@ -61,7 +62,7 @@ class Probe:
 
         with watched(model.modules(), begin, end), torch.no_grad():
             logits = model(input_ids=tokens, use_cache=False).logits
-        return cls(calls, blocks, logits)
+        return cls(calls, blocks, tokens, logits)
 
     def residuals(self, block: nn.Module) -> tuple[Tensor, Tensor]:
         """The block's input and output."""

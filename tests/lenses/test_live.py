@@ -102,6 +102,31 @@ def test_a_sliding_window_is_reused_only_where_the_cache_holds_every_position(fa
     assert not LiveReading(lens("gemma2")).prefix.reusable
 
 
+def test_a_model_that_looks_ahead_is_read_whole_each_time() -> None:
+    """An encoder under a language model's head: a later token changes every column."""
+    bert = lk.LogitLens(lk.Model(tiny("bert")))
+    assert not bert.model.anatomy.causal
+    live = LiveReading(bert)
+    with pytest.raises(lk.SiteUnavailable, match="lens"):
+        live.now([1, 2, 3])
+    prefix = live.prefix
+    assert not prefix.reusable
+    for ids in ([1, 2, 3], [1, 2, 3, 4]):
+        run = prefix.run(ids, keep="resid_post", known=0)
+        assert torch.equal(run["resid_post"], bert.model.run(ids, keep="resid_post")["resid_post"])
+    assert not bert.model.check()["a later token changes nothing before it"].passed
+
+
+@pytest.mark.parametrize("family", ["mamba", "openai-gpt"])
+def test_a_model_without_keys_and_values_is_run_whole_and_its_columns_are_kept(family: str) -> None:
+    without = lk.LogitLens(lk.Model(tiny(family)))
+    live = LiveReading(without)
+    live.now([1, 2, 3])
+    update = live.now([1, 2, 3, 4])
+    assert (update.ran, update.start) == (4, 3)
+    assert_same(update.trajectory, without.read([1, 2, 3, 4]))
+
+
 def test_it_yields_before_each_block_and_its_share_grows_to_one() -> None:
     live = LiveReading(lens("llama"))
     shares = list(live.update([1, 2, 3]))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import lenskit as lk
-from lenskit.lenses.trajectory import STATISTICS
+from lenskit.lenses.statistic import STATISTICS
 from tests.models.tiny import tiny, tiny_tokenizer
 
 

@@ -123,7 +123,7 @@ def test_check_measures_every_identity_and_they_hold(family: str) -> None:
     check = model(family).check()
     assert check.passed, check
     assert check["logits = Hugging Face's, bit by bit"].error == 0
-    assert len(check.identities) == 8
+    assert len(check.identities) == 9
 
 
 def test_check_finds_a_model_that_computes_something_else() -> None:

@@ -8,7 +8,7 @@ import { statisticOf, type Ends, type Statistic } from "./statistic.ts";
 import type { Table } from "./table.ts";
 
 const WIDTH = 128;
-const TINY_WIDTH = 76;
+const TINY_WIDTH = 104;
 const INSET = 5;
 
 export class Profile {
