@@ -35,7 +35,7 @@ function signOf(char: string, joinsNeighbours: boolean): string | null {
 const PLAIN = /^ ?[\x21-\x7e\u00a1-\u00ac\u00ae-\u02ff\u0370-\u0482\u048a-\u052f\u4e00-\u9fff]+$/;
 
 function partsOf(piece: Piece): Part[] {
-  if (typeof piece !== "string") return piece.map((b) => ({ text: `⟨${hex(b, 2)}⟩`, kind: "sign" }));
+  if (typeof piece !== "string") return charsOf(textOf(piece), (code) => (isBroken(code) ? `⟨${hex(code - BROKEN, 2)}⟩` : null));
   if (PLAIN.test(piece)) {
     if (piece[0] !== " ") return [{ text: piece, kind: "text" }];
     return [
@@ -47,8 +47,39 @@ function partsOf(piece: Piece): Part[] {
   if (/^ +$/.test(piece)) {
     return [{ text: piece.length > 4 ? `${ONLY_SPACES}×${piece.length}` : ONLY_SPACES.repeat(piece.length), kind: "text" }];
   }
-  const leading = piece.length - piece.trimStart().length;
-  const trailing = piece.trimEnd().length;
+  return charsOf(piece, () => null);
+}
+
+/** A byte that is no text by itself, while its neighbours are: it stands in the text as a lone surrogate. */
+const BROKEN = 0xdc00;
+const isBroken = (code: number): boolean => code >= BROKEN + 0x80 && code <= BROKEN + 0xff;
+const utf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+/** Bytes as text: whole characters where they are whole, and each byte by itself where they are not. */
+function textOf(bytes: readonly number[]): string {
+  let text = "";
+  for (let at = 0; at < bytes.length; ) {
+    const lead = bytes[at] as number;
+    const length = lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+    const char = decoded(bytes.slice(at, at + length));
+    text += char ?? String.fromCharCode(BROKEN + lead);
+    at += char === null ? 1 : length;
+  }
+  return text;
+}
+
+function decoded(bytes: readonly number[]): string | null {
+  try {
+    return utf8.decode(new Uint8Array(bytes));
+  } catch {
+    return null;
+  }
+}
+
+/** Each character by itself, or what stands for it; `first` may know better than `signOf` what that is. */
+function charsOf(piece: string, first: (code: number) => string | null): Part[] {
+  const leading = (/^[ \n\r\t]*/.exec(piece) as RegExpExecArray)[0].length;
+  const trailing = piece.length - (/[ \n\r\t]*$/.exec(piece) as RegExpExecArray)[0].length;
   const parts: Part[] = [];
   let run = "";
   const flush = (): void => {
@@ -58,7 +89,7 @@ function partsOf(piece: Piece): Part[] {
   const chars = [...piece];
   let at = 0;
   chars.forEach((char, i) => {
-    const sign = signOf(char, i > 0 && i < chars.length - 1);
+    const sign = first(char.codePointAt(0) as number) ?? signOf(char, i > 0 && i < chars.length - 1);
     if (sign !== null || (char === " " && (at < leading || at >= trailing))) {
       flush();
       parts.push(sign === null ? { text: SPACE, kind: "space" } : { text: sign, kind: "sign" });
