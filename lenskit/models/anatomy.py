@@ -109,7 +109,8 @@ class Anatomy:
         tokens = self.probe.tokens[:, :-1]
         with torch.no_grad():
             shorter = self.model(input_ids=tokens).logits
-        return same(shorter, self.probe.logits[:, :-1])
+        # Another length may take another kernel, whose noise goes through all layers; looking ahead shows in percents.
+        return same(shorter, self.probe.logits[:, :-1], least=1e-4)
 
     @cached_property
     def tail(self) -> Tail:

@@ -85,9 +85,9 @@ class Probe:
         return sorted((call for call in self.calls if call.begin > last), key=lambda call: call.begin)
 
 
-def same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are equal up to the noise of their dtype."""
-    return a.shape == b.shape and _close(a.double(), b.double(), _noise(a))
+def same(a: Tensor, b: Tensor, least: float = 0.0) -> bool:
+    """Whether two tensors are equal up to the noise of their dtype, or `least`, relative to the largest value."""
+    return a.shape == b.shape and _close(a.double(), b.double(), max(_noise(a), least))
 
 
 def share(pre: Tensor, post: Tensor, a: Tensor, b: Tensor) -> tuple[float, float] | None:
