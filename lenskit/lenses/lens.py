@@ -14,6 +14,7 @@ from lenskit.models.batch import Prompt
 from lenskit.models.model import Model
 from lenskit.models.run import Run
 from lenskit.models.sites import Site, SiteLike
+from lenskit.models.steps import finish
 
 Target = str | int | Sequence[int] | Tensor | None
 
@@ -91,12 +92,8 @@ def read(lens: Lens, prompt: Prompt | Run, *, top_k: int, target: Target, row: i
     """`read` of every lens: run if need be, transport, and stream the read-out."""
     run = prompt if isinstance(prompt, Run) else lens.model.run(prompt, keep=lens.site)
     states, logits, tokens = _one_row(run, lens.site, row)
-    columns = columns_of(lens, states, logits, top_k, target_ids(lens.model, target, tokens))
-    while True:
-        try:
-            next(columns)
-        except StopIteration as done:
-            return trajectory_of(lens, tokens.tolist(), done.value, run.provenance)
+    columns = finish(columns_of(lens, states, logits, top_k, target_ids(lens.model, target, tokens)))
+    return trajectory_of(lens, tokens.tolist(), columns, run.provenance)
 
 
 def columns_of(

@@ -12,9 +12,9 @@ from torch import Tensor
 from lenskit.lenses.lens import Lens, columns_of, target_ids, trajectory_of
 from lenskit.lenses.readout import Columns
 from lenskit.lenses.trajectory import Trajectory
-from lenskit.models.prefix import Prefix
+from lenskit.models.prefix import Prefix, common_length
 from lenskit.models.run import Run
-from lenskit.models.steps import in_steps
+from lenskit.models.steps import finish, in_steps
 
 T = TypeVar("T")
 
@@ -60,12 +60,7 @@ class LiveReading:
 
     def now(self, prompt: str | list[int], target: str | int | None = None) -> Update:
         """Update without pausing. Raises what `model.run` and `lens.read` raise."""
-        steps = self.update(prompt, target)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as done:
-                return done.value
+        return finish(self.update(prompt, target))
 
     def update(self, prompt: str | list[int], target: str | int | None = None) -> Generator[float, None, Update]:
         """Update in steps: yields the share done before every block of the model and after every tile."""
@@ -75,7 +70,7 @@ class LiveReading:
         if len(batch.tokens) > 1:
             raise ValueError(f"a live reading follows one prompt, not {len(batch.tokens)}.")
         tokens: list[int] = batch.tokens[0].tolist()
-        shared = _shared(tokens, self._tokens)
+        shared = common_length(tokens, self._tokens)
         if not model.anatomy.causal and tokens != self._tokens:
             shared = 0  # what comes later changes what was before
         # A column belongs to its position and the target: another target means all columns are read again.
@@ -120,12 +115,6 @@ class LiveReading:
         if known.numel():
             states = torch.cat([known, states], 1)
         return states, run.logits[0, ran - fresh :], ran
-
-
-def _shared(tokens: list[int], held: list[int]) -> int:
-    """The length of the common beginning."""
-    pairs = enumerate(zip(tokens, held, strict=False))
-    return next((n for n, (a, b) in pairs if a != b), min(len(tokens), len(held)))
 
 
 def _within(low: float, high: float, steps: Generator[float, None, T]) -> Generator[float, None, T]:

@@ -60,8 +60,7 @@ class Prefix:
         """How many leading tokens need not run again."""
         if not self.reusable:
             return len(self.tokens) if list(tokens) == self.tokens else 0
-        pairs = enumerate(zip(tokens, self.tokens, strict=False))
-        return next((n for n, (a, b) in pairs if a != b), min(len(tokens), len(self.tokens)))
+        return common_length(tokens, self.tokens)
 
     def run(self, tokens: Sequence[int], keep: SiteLike | Iterable[SiteLike], *, known: int) -> Run:
         """Run what comes after the shared prefix, at least the last token, and remember the whole.
@@ -95,3 +94,13 @@ class Prefix:
                     keys, values = state
                     cache.update(keys[..., :length, :], values[..., :length, :], layer)
         return cache
+
+
+def common_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many leading tokens two prompts have in common.
+
+    >>> common_length([1, 2, 3], [1, 2, 9, 3])
+    2
+    """
+    pairs = enumerate(zip(a, b, strict=False))
+    return next((n for n, (x, y) in pairs if x != y), min(len(a), len(b)))

@@ -53,6 +53,15 @@ def in_steps(compute: Callable[[], T], blocks: Iterable[nn.Module]) -> Generator
             _unwind(forward, inside)
 
 
+def finish(steps: Generator[object, None, T]) -> T:
+    """Take every step at once, and give the value at the end."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return done.value
+
+
 def _unwind(forward: greenlet, inside: bool) -> None:
     """Raise GreenletExit inside the paused forward: its context managers close, its hooks go."""
     outside = torch.is_grad_enabled()
