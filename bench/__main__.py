@@ -1,6 +1,11 @@
 """`make bench`: measure what is promised, each figure beside what it is compared with, all in one run."""
 
-from bench import lens, paint
+import torch
 
-for line in (*lens.report(), *paint.report()):
-    print(line, flush=True)
+import lenskit as lk
+from bench import lens, model, paint
+
+torch.set_num_threads(1)
+for lines in (model.report(lk.load("demo")), lens.report(), paint.report()):
+    for line in lines:
+        print(line, flush=True)

@@ -96,7 +96,7 @@ def extra_memory_of_a_read() -> str:
         lens.read(run)
         print(f"{status('VmHWM') - before:.1f}")
     """
-    extra = float(_in_a_process(code).split()[-1])
+    extra = float(in_a_process(code).split()[-1])
     return (
         f"{'ok  ' if extra <= 64 else 'OVER'} (d) peak extra memory of a read of 128 tokens: {extra:.1f} MB (bound 64)"
     )
@@ -104,10 +104,10 @@ def extra_memory_of_a_read() -> str:
 
 def start_up() -> Iterator[str]:
     """(e) importing lenskit, and loading the demo model over Hugging Face's own load of the same folder."""
-    times = [float(_in_a_process(_IMPORT)) for _ in range(5)]
+    times = [float(in_a_process(_IMPORT)) for _ in range(5)]
     middle = sorted(times)[2]
     yield f"{'ok  ' if middle <= 0.3 else 'OVER'} (e) import lenskit: {middle:.3f} s (bound 0.3)"
-    pairs = [(float(_in_a_process(_OURS)), float(_in_a_process(_THEIRS))) for _ in range(3)]
+    pairs = [(float(in_a_process(_OURS)), float(in_a_process(_THEIRS))) for _ in range(3)]
     more = sorted(a - b for a, b in pairs)[1]
     ours, theirs = (sorted(column)[1] for column in zip(*pairs, strict=True))
     yield (
@@ -136,7 +136,8 @@ _THEIRS = """
 """
 
 
-def _in_a_process(code: str) -> str:
+def in_a_process(code: str) -> str:
+    """The last line that some code prints in a Python of its own."""
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
     return done.stdout.strip().splitlines()[-1]
 

@@ -92,6 +92,23 @@ def whole_folder(destination: Path) -> Generator[Path]:
         folder.rename(destination)
 
 
+@contextmanager
+def whole_file(destination: Path) -> Generator[Path]:
+    """A path to write a file to: it becomes `destination` when the block ends, and vanishes if it fails.
+
+    It takes the place of an older file in one step, and what was written reaches the disk before the name does.
+    """
+    with scratch_folder(destination) as scratch:
+        # A folder inside, because the scratch folder itself is for this user's eyes only.
+        folder = scratch / "new"
+        folder.mkdir()
+        path = folder / destination.name
+        yield path
+        path.chmod(folder.stat().st_mode & 0o666)
+        _flush_to_disk(path)
+        path.replace(destination)
+
+
 def write_json(path: Path, value: object) -> None:
     """Writes a JSON file with sorted keys, so that the same value always gives the same bytes."""
     text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)

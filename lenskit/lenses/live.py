@@ -12,6 +12,7 @@ from torch import Tensor
 from lenskit.lenses.lens import Lens, columns_of, target_ids, trajectory_of
 from lenskit.lenses.readout import Columns
 from lenskit.lenses.trajectory import Trajectory
+from lenskit.models.edits import Edit
 from lenskit.models.prefix import Prefix, common_length
 from lenskit.models.run import Run
 from lenskit.models.steps import finish, in_steps
@@ -55,6 +56,7 @@ class LiveReading:
         self.prefix = Prefix(lens.model)
         self._tokens: list[int] = []
         self._target: int | None = None
+        self._edits: tuple[Edit, ...] = ()
         self._columns: Columns | None = None
         self._states = torch.empty(lens.model.n_layers, 0, 0)  # (layer, pos, d_model), of the lens's site
 
@@ -73,6 +75,9 @@ class LiveReading:
         shared = common_length(tokens, self._tokens)
         if not model.anatomy.causal and tokens != self._tokens:
             shared = 0  # what comes later changes what was before
+        edits = model.edits
+        if edits or self._edits:
+            shared = 0  # an edit may stand at the last position, wherever that is now
         # A column belongs to its position and the target: another target means all columns are read again.
         start = shared if self._columns is not None and target == self._target else 0
 
@@ -92,6 +97,7 @@ class LiveReading:
             columns = fresh if columns is None else columns.then(fresh)
         assert columns is not None
         self._tokens, self._target, self._columns, self._states = tokens, target, columns, states
+        self._edits = edits
         trajectory = trajectory_of(self.lens, tokens, columns, model.provenance)
         return Update(trajectory, start, ran)
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Generator
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lenskit.lenses.running import Running
+from lenskit.models.placed import is_plain
 
 if TYPE_CHECKING:
     from lenskit.models.anatomy import Tail
@@ -103,10 +104,15 @@ def _own(logits: Tensor, top_k: int, target: Tensor) -> tuple[Tensor, dict[str, 
 
 def _blocks(head: nn.Module, vocab: int, rows: int) -> list[slice]:
     """Blocks of the vocabulary: only a plain linear head can be asked for some of its rows."""
-    if type(head) is not nn.Linear:
+    if not _has_rows(head):
         return [slice(0, vocab)]
     width = min(WIDEST, max(256, TILE_NUMBERS // max(1, rows) // 256 * 256))
     return [slice(v, min(v + width, vocab)) for v in range(0, vocab, width)]
+
+
+def _has_rows(head: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether the head is a matrix whose rows are there to be read: not quantised, and not brought by accelerate."""
+    return type(head) is nn.Linear and is_plain(head.weight) and not hasattr(head, "_hf_hook")
 
 
 class _Product:
@@ -114,7 +120,7 @@ class _Product:
 
     def __init__(self, tail: Tail, rows: Tensor) -> None:
         self.tail, self.rows = tail, rows
-        self.linear = tail.head if type(tail.head) is nn.Linear else None
+        self.linear = tail.head if _has_rows(tail.head) else None
         # Scaling the states costs nothing; where rounding or a soft-cap forbids it, the tile is scaled instead.
         self.folded = self.linear is not None and tail.softcap is None and rows.dtype in (torch.float32, torch.float64)
         if self.folded:

@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from lenskit.models.sites import SiteUnavailable
+from lenskit.models.attention import attention_modules
+from lenskit.models.attention_ops import listened_to
+from lenskit.models.identities import Identity, measured
+from lenskit.models.taps import first_tensor
 
 if TYPE_CHECKING:
     from lenskit.models.model import Model
 
-_LENGTH = 12
-
-
-@dataclass(frozen=True)
-class Identity:
-    """One identity: its largest error, relative to the size of what is compared, and what is tolerated."""
-
-    name: str
-    error: float | None
-    tolerance: float
-    reason: str = ""
-
-    @property
-    def passed(self) -> bool | None:
-        """Whether it holds; None where this architecture has nothing to compare."""
-        return None if self.error is None else self.error <= self.tolerance
+__all__ = ["Check", "Identity", "check"]
 
 
 @dataclass(frozen=True)
@@ -56,84 +43,37 @@ class Check:
         return "\n".join(lines)
 
 
-def check(model: Model) -> Check:
+def check(model: Model, given: Tensor | None = None) -> Check:
     """Measure every identity of DESIGN's promises that this model can be asked about."""
-    loose = 1e-4 if model.dtype in (torch.float32, torch.float64) else 5e-2
-    before = _hooks(model.hf_model)
-    identities = [*_measure(model, loose)]
-    identities.append(Identity("no hook is left", float(_hooks(model.hf_model) - before), 0.0))
+    before = _left_on(model.hf_model)
+    with model.anatomy.eagerly():  # compiled code rounds otherwise
+        identities = [*measured(model)] if model.anatomy.is_language_model else [_plain(model, given)]
+    identities.append(Identity("no hook is left", float(_left_on(model.hf_model) - before), 0.0))
     return Check(model.name, tuple(identities))
 
 
-def _measure(model: Model, loose: float) -> Iterator[Identity]:
-    generator = torch.Generator().manual_seed(0)
-    tokens = torch.randint(model.anatomy.vocab, (2, _length(model)), generator=generator)
-    run = model.run(tokens, keep=["resid_pre", "resid_post"])
+def _plain(model: Model, given: Tensor | None) -> Identity:
+    """Of a plain module only its output can be compared."""
+    if given is None:
+        raise TypeError(f"{model.name} is a plain module: give check() a tensor that it runs on, model.check(tensor).")
+    name = "output = the module's, bit by bit"
     with torch.no_grad():
-        plain = model.hf_model(input_ids=tokens.to(model.device)).logits
-    yield Identity("logits = Hugging Face's, bit by bit", float((run.logits != plain).sum()), 0.0)
-    del plain
-
-    pre, post = run["resid_pre"], run["resid_post"]
-    yield Identity("resid_post of a layer = resid_pre of the next", _error(post[:-1], pre[1:]), 0.0)
-    shorter = model.run(tokens[:, :-1]).logits
-    yield Identity("a later token changes nothing before it", _error(shorter, run.logits[:, :-1]), loose)
-    yield _added(model, tokens, pre, post, loose)
-    yield _middle(model, tokens, pre, loose)
-    name = "unembed(last resid_post) = logits"
-    try:
-        with torch.no_grad():
-            yield Identity(name, _error(model.unembed(post[-1]), run.logits), loose / 10)
-    except SiteUnavailable as error:
-        yield Identity(name, None, 0.0, str(error))
-    yield from _ragged(model, tokens, loose)
+        plain, again = (first_tensor(model.hf_model(given)) for _ in range(2))
+    if plain is None or again is None:
+        return Identity(name, None, 0.0, "the module gives no tensor")
+    if not torch.equal(plain, again):
+        return Identity(name, None, 0.0, "two calls of it differ: where dropout is active, model.hf_model.eval()")
+    return Identity(name, float((model.run(given).logits != plain).sum()), 0.0)
 
 
-def _added(model: Model, tokens: Tensor, pre: Tensor, post: Tensor, loose: float) -> Identity:
-    name = "resid_pre + attn_out + mlp_out = resid_post"
-    try:
-        parts = model.run(tokens, keep=["attn_out", "mlp_out"])
-    except SiteUnavailable as error:
-        return Identity(name, None, 0.0, str(error))
-    return Identity(name, _error(pre + parts["attn_out"] + parts["mlp_out"], post), loose / 10)
+def _left_on(model: nn.Module) -> int:
+    """How many hooks, functions of our own and modules under watch there are."""
+    from transformers import AttentionInterface
 
-
-def _middle(model: Model, tokens: Tensor, pre: Tensor, loose: float) -> Identity:
-    name = "resid_pre + attn_out = resid_mid"
-    try:
-        parts = model.run(tokens, keep=["attn_out", "resid_mid"])
-    except SiteUnavailable as error:
-        return Identity(name, None, 0.0, str(error))
-    return Identity(name, _error(pre + parts["attn_out"], parts["resid_mid"]), loose / 10)
-
-
-def _ragged(model: Model, tokens: Tensor, loose: float) -> Iterator[Identity]:
-    """Each row of a padded batch against its run alone, at every layer and in the logits, on either padding side."""
-    short = tokens[1, : tokens.shape[1] // 2]
-    rows = [tokens[0].tolist(), short.tolist()]
-    alone = [model.run(row, keep="resid_post") for row in rows]
-    for side in ("left", "right"):
-        padded = model.run(rows, keep="resid_post", padding_side=side)
-        assert padded.mask is not None
-        errors = []
-        for row, solo in enumerate(alone):
-            real = padded.mask[row].bool()
-            errors.append(_error(padded.logits[row, real], solo.logits[0]))
-            errors.append(_error(padded["resid_post"][:, row, real], solo["resid_post"][:, 0]))
-        yield Identity(f"{side}-padded rows = their solo runs", max(errors), loose)
-
-
-def _length(model: Model) -> int:
-    return min(_LENGTH, model.anatomy.context or _LENGTH)
-
-
-def _error(a: Tensor, b: Tensor) -> float:
-    """The largest difference, relative to the largest value at that position."""
-    if not a.numel():
-        return 0.0
-    size = b.float().abs().amax(-1, keepdim=True).clamp_min(1e-6)
-    return float(((a.float() - b.float()).abs() / size).max())
-
-
-def _hooks(model: nn.Module) -> int:
-    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+    modules = set(model.modules())
+    registry = AttentionInterface._global_mapping
+    ours = sum(getattr(function, "__module__", "").startswith("lenskit") for function in registry.values())
+    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
+    listened = sum(module in modules for module in listened_to())
+    stand_ins = sum("forward" in module.__dict__ for module in modules)
+    return hooks + ours + listened + stand_ins + len(attention_modules(modules))

@@ -70,3 +70,29 @@ def names_in_cache(options: dict[str, Any]) -> list[str]:
     """The names of the models of which anything is in the Hugging Face cache."""
     folders = cache_folder(options).glob("models--*")
     return sorted(folder.name.removeprefix("models--").replace("--", "/") for folder in folders)
+
+
+def revisions_in_cache(name: str, options: dict[str, Any]) -> dict[str, str]:
+    """The revisions of a model of which anything is in the Hugging Face cache, each with its commit.
+
+    By branch or tag, and by the commit itself where neither leads to it. For the checkpoints of a training run:
+
+    >>> revisions_in_cache("EleutherAI/pythia-70m", {})  # doctest: +SKIP
+    {'main': 'a39f36b1...', 'step1000': '2ab25ed4...'}
+    """
+    folder = cache_folder(options) / f"models--{name.replace('/', '--')}"
+    commits = sorted(path.name for path in (folder / "snapshots").glob("*"))
+    files = sorted(path for path in (folder / "refs").rglob("*") if path.is_file())
+    named = {path.relative_to(folder / "refs").as_posix(): path.read_text().strip() for path in files}
+    found = {revision: commit for revision, commit in named.items() if commit in commits}
+    return found | {commit: commit for commit in commits if commit not in found.values()}
+
+
+def why_not_cached(name: str, options: dict[str, Any]) -> str:
+    """What the cache has instead, in words."""
+    there = list(revisions_in_cache(name, options))
+    if not there:
+        return f"not in {cache_folder(options)}"
+    wanted = options.get("revision") or "main"
+    shown = ", ".join(map(repr, there[:20])) + (f" and {len(there) - 20} more" if len(there) > 20 else "")
+    return f"has no revision {wanted!r} of {name}, or not its config.json; it has {shown}"

@@ -49,7 +49,7 @@ def load(
         dtype: of the weights. By default float32 on a CPU, where half precision is slow, and from a `.gguf`
             file; on an accelerator (`device` or `device_map`) the checkpoint's own.
         device: where to put the model, such as `"cuda"`. By default the CPU.
-        revision: the branch, tag or commit on the hub.
+        revision: the branch, tag or commit on the hub, such as `"step1000"` of a training run.
         from_pretrained: anything else, such as `device_map` or `attn_implementation`, goes to transformers'
             `AutoModelForCausalLM.from_pretrained`, which refuses what it does not know.
 
@@ -158,7 +158,7 @@ def _from_hub(name: str, tokenizer: Any | None, dtype: torch.dtype | str, option
             except LoadError as error:  # such as weights that were never fetched: the hub may have them
                 tried.append(f"the Hugging Face cache: {error}")
         else:
-            tried.append(f"the Hugging Face cache: not in {hub.cache_folder(options)}")
+            tried.append(f"the Hugging Face cache: {hub.why_not_cached(name, options)}")
         hub.ask(name, options)
     except hub.NotOnHub as error:
         tried.append(f"the Hugging Face hub: {error}")

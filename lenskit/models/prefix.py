@@ -12,6 +12,7 @@ from torch import Tensor
 from lenskit.models.batch import Batch
 from lenskit.models.run import Run
 from lenskit.models.sites import SiteLike
+from lenskit.models.wrapped import adapters
 
 if TYPE_CHECKING:
     from lenskit.models.model import Model
@@ -37,6 +38,7 @@ class Prefix:
     def __init__(self, model: Model) -> None:
         self.model = model
         self.tokens: list[int] = []
+        self._adapters: list[str] = []
         self._states: list[tuple[Tensor, Tensor] | None] = []
 
     @cached_property
@@ -45,8 +47,8 @@ class Prefix:
         from transformers import DynamicCache
         from transformers.cache_utils import DynamicLayer
 
-        config: Any = getattr(self.model.hf_model, "config", None)
-        takes = inspect.signature(type(self.model.hf_model).forward).parameters
+        config: Any = getattr(self.model.anatomy.model, "config", None)
+        takes = inspect.signature(type(self.model.anatomy.model).forward).parameters
         if config is None or "past_key_values" not in takes or not self.model.anatomy.causal:
             return False
         text = config.get_text_config(decoder=True)
@@ -58,6 +60,8 @@ class Prefix:
 
     def shared(self, tokens: Sequence[int]) -> int:
         """How many leading tokens need not run again."""
+        if self.model.edits or self._adapters != adapters(self.model.anatomy.modules):
+            return 0
         if not self.reusable:
             return len(self.tokens) if list(tokens) == self.tokens else 0
         return common_length(tokens, self.tokens)
@@ -70,9 +74,10 @@ class Prefix:
         leaves the prefix as it was.
         """
         batch = self.model.batch(list(tokens))
-        if not self.reusable:
+        if not self.reusable or self.model.edits:
             run, _ = self.model.run_batch(batch, keep)
-            self.tokens = list(tokens)
+            self.tokens = list(tokens) if not self.model.edits else []
+            self._adapters = adapters(self.model.anatomy.modules)
             return run
         start = min(self.shared(tokens), known, len(tokens) - 1)
         cache = self._cache(start)
@@ -80,14 +85,15 @@ class Prefix:
         run, output = self.model.run_batch(rest, keep, past_key_values=cache, use_cache=True)
         layers = output.past_key_values.layers
         self._states = [None if layer.keys is None else (layer.keys, layer.values) for layer in layers]
-        self.tokens = list(tokens)
+        self.tokens, self._adapters = list(tokens), adapters(self.model.anatomy.modules)
         return run
 
     def _cache(self, length: int) -> Any:
         """A cache of its own for one run, so that a run that is given up has spoilt nothing."""
         from transformers import DynamicCache
 
-        cache = DynamicCache(config=self.model.hf_model.config)
+        config: Any = self.model.anatomy.model.config
+        cache = DynamicCache(config=config)
         if length:
             for layer, state in enumerate(self._states):
                 if state is not None:

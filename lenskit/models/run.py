@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from lenskit.models.sites import LAYERED, Site, SiteLike, SiteUnavailable
-from lenskit.models.taps import Point
+from lenskit.models.kept import Kept
+from lenskit.models.origin import Origin
+from lenskit.models.sites import Site, SiteLike
 
 if TYPE_CHECKING:
-    from lenskit.models.anatomy import Anatomy
     from lenskit.models.text import Text
 
 
@@ -22,134 +22,104 @@ class Run:
     """What a forward gave: logits, tokens, and the activations that were asked for.
 
     `run["resid_post"]` stacks the layers in front, (layer, batch, pos, d_model); `run["resid_post", 5]` is one layer,
-    (batch, pos, d_model). A site that was not kept raises `KeyError` and names what was.
+    (batch, pos, d_model); `run["z", 5, 3]` one head. A site that was not kept raises `KeyError` and names what was.
 
     Attributes:
-        logits: (batch, pos, vocab), bit-equal to what the Hugging Face model returns.
+        output: what the model gave, (batch, pos, vocab); None for a run that stopped before.
         tokens: the token ids, (batch, pos).
         mask: (batch, pos), 1 for a real token and 0 for padding; None where nothing is padded.
-        provenance: model, revision, dtype, device, attention, edits and versions.
+        provenance: model, revision, dtype, device, attention, adapters, edits and versions.
+        grads: the gradients at what was kept, where they were asked for. Read `run.grad[site]`.
     """
 
-    logits: Tensor
+    output: Tensor | None
     tokens: Tensor
     mask: Tensor | None
     kept: Mapping[str, Kept] = field(repr=False)
-    provenance: Mapping[str, Any] = field(repr=False)
+    origin: Origin = field(repr=False)
     text: Text = field(repr=False)
+    grads: Mapping[str, Kept] | None = field(default=None, repr=False)
+
+    @property
+    def logits(self) -> Tensor:
+        """(batch, pos, vocab), bit-equal to what the Hugging Face model returns. Not there after `stop_at`."""
+        if self.output is None and "stop_at" in self.provenance:
+            raise ValueError(f"this run stopped at {self.provenance['stop_at']}, before the logits.")
+        if self.output is None and "step" in self.provenance:
+            raise KeyError("'logits' was not kept: generate again with keep='logits'.")
+        if self.output is None:
+            raise TypeError(f"{self.provenance['model']} returned no tensor: keep one of its modules instead.")
+        return self.output
 
     def __getitem__(self, what: SiteLike) -> Tensor:
         site = Site.parse(what)
-        if site.name == "logits":
-            return self.logits
-        if site.name not in self.kept:
-            has = ", ".join(map(repr, self.kept)) or "nothing"
-            raise KeyError(f"{str(site)!r} was not kept: this run kept {has}. Run again with keep={site.name!r}.")
-        return self.kept[site.name].read(site)
+        return self.logits if site.name == "logits" else _read(self.kept, site)
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """Where it comes from, as plain data."""
+        return self.origin.as_dict()
+
+    @property
+    def grad(self) -> Gradients:
+        """The gradients of the loss at the kept sites, indexed as the run itself: `run.grad["z", 5]`."""
+        if self.grads is None:
+            raise ValueError("this run has no gradients: run with grads=fn, where fn(run) gives a scalar.")
+        return Gradients(self.grads)
+
+    @cached_property
+    def loss_per_token(self) -> Tensor:
+        """(batch, pos - 1): the cross-entropy of each next token, in nats; 0 where either is padding."""
+        self._check_tokens("no loss of a next token")
+        log_probs = self.logits[:, :-1].float().log_softmax(-1)
+        losses = -log_probs.gather(-1, self.tokens[:, 1:, None])[..., 0]
+        return losses if self.mask is None else losses * (self.mask[:, 1:] * self.mask[:, :-1])
+
+    @cached_property
+    def loss(self) -> Tensor:
+        """The mean cross-entropy of the next token over the real tokens of all rows, in nats."""
+        count = self.loss_per_token.numel() if self.mask is None else (self.mask[:, 1:] * self.mask[:, :-1]).sum()
+        return self.loss_per_token.sum() / count
 
     @cached_property
     def str_tokens(self) -> list[list[str]]:
         """The text of each token, row by row, as `show` makes it visible."""
         from lenskit.models.text import show
 
+        self._check_tokens("no text")
         return [[show(piece) for piece in self.text.pieces(row)] for row in self.tokens.tolist()]
 
     def __repr__(self) -> str:
-        batch, pos = self.tokens.shape
         kept = ", ".join(f"{name}[{len(kept.layers)}]" if kept.layers else name for name, kept in self.kept.items())
-        return f"Run({batch} x {pos} tokens, kept: {kept or 'nothing'}, {self.provenance['model']})"
+        return f"Run({shape_of(self.tokens)}, kept: {kept or 'nothing'}, {self.provenance['model']})"
+
+    def _check_tokens(self, what: str) -> None:
+        """Raise for a run of a plain module, which did not read tokens."""
+        if not _are_tokens(self.tokens):
+            raise TypeError(f"this run has {what}: it read {shape_of(self.tokens)}, and no token ids.")
 
 
-class Kept:
-    """The activations of one site, written while the forward runs: one tensor for all layers."""
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """The gradients of a loss at the kept sites of a run, each of its activation's shape."""
 
-    def __init__(self, name: str, layers: list[int], depth: int) -> None:
-        self.name, self.layers, self.depth = name, layers, depth
-        self.values: Tensor | None = None
-        self._rows: tuple[Tensor, ...] = ()
+    kept: Mapping[str, Kept]
 
-    def taker(self, row: int, factor: float) -> Callable[[Tensor], None]:
-        """What a tap calls with the tensor of the layer stored in `row`: it copies, so what is kept cannot change."""
-
-        def take(tensor: Tensor) -> None:
-            (self._rows or self._make(tensor))[row].copy_(tensor)
-
-        def take_scaled(tensor: Tensor) -> None:
-            take(tensor * factor)
-
-        return take if factor == 1.0 else take_scaled
-
-    def _make(self, like: Tensor) -> tuple[Tensor, ...]:
-        self.values = like.new_empty((max(1, len(self.layers)), *like.shape))
-        self._rows = self.values.unbind(0)
-        return self._rows
-
-    def read(self, site: Site) -> Tensor:
-        """The stack, or one layer of it."""
-        assert self.values is not None, f"{self.name} was never reached"
-        if not self.layers:
-            return self.values[0]
-        if site.layer is None:
-            if len(self.layers) < self.depth:
-                raise KeyError(
-                    f"{self.name!r} was kept in layers {self.layers} only: ask for ({self.name!r}, layer), "
-                    f"or run again with keep={self.name!r}."
-                )
-            return self.values
-        layer = site.layer % self.depth if -self.depth <= site.layer < self.depth else site.layer
-        if layer not in self.layers:
-            raise KeyError(f"{str(site)!r} was not kept: {self.name!r} was kept in layers {self.layers}.")
-        return self.values[self.layers.index(layer)]
+    def __getitem__(self, what: SiteLike) -> Tensor:
+        return _read(self.kept, Site.parse(what))
 
 
-def keeping(
-    keep: SiteLike | Iterable[SiteLike], anatomy: Anatomy
-) -> tuple[dict[str, Kept], dict[Point, Callable[[Tensor], None]]]:
-    """Prepare what is to be kept: the stores, and at each point what a tap has to call.
-
-    Raises `SiteUnavailable` before anything runs if one of the sites does not exist here.
-    """
-    depth, stores, takers = len(anatomy.blocks), dict[str, Kept](), dict[Point, list[Callable[[Tensor], None]]]()
-    for name, layers in _wanted(keep, depth).items():
-        store = stores[name] = Kept(name, layers, depth)
-        for row, spot in enumerate(anatomy.spots(name, tuple(layers))):
-            takers.setdefault(spot.point, []).append(store.taker(row, spot.factor))
-    return stores, {point: takes[0] if len(takes) == 1 else _all_of(takes) for point, takes in takers.items()}
+def shape_of(given: Tensor) -> str:
+    """What a forward was given, in words: `2 x 9 tokens`, or of a plain module, `2 x 3 x 8 numbers`."""
+    return f"{' x '.join(map(str, given.shape))} {'tokens' if _are_tokens(given) else 'numbers'}"
 
 
-def _wanted(keep: SiteLike | Iterable[SiteLike], depth: int) -> dict[str, list[int]]:
-    """The layers wanted of each site, ascending; none for a site that exists once."""
-    wanted = dict[str, list[int]]()
-    for site in _sites(keep):
-        if site.name in LAYERED:
-            layers = range(depth) if site.layer is None else [_layer(site, depth)]
-            wanted[site.name] = sorted({*wanted.get(site.name, ()), *layers})
-        elif site.name != "logits":
-            wanted[site.name] = []
-    return wanted
+def _are_tokens(given: Tensor) -> bool:
+    return given.dim() == 2 and not given.is_floating_point()
 
 
-def _all_of(takes: list[Callable[[Tensor], None]]) -> Callable[[Tensor], None]:
-    """Two sites may be seen at the same point, such as the end of one block and the beginning of what reads it."""
-
-    def take(tensor: Tensor) -> None:
-        for each in takes:
-            each(tensor)
-
-    return take
-
-
-def _layer(site: Site, depth: int) -> int:
-    assert site.layer is not None
-    if not -depth <= site.layer < depth:
-        raise SiteUnavailable(f"{site} does not exist: this model has layers 0 to {depth - 1}.")
-    return site.layer % depth
-
-
-def _sites(keep: SiteLike | Iterable[SiteLike]) -> list[Site]:
-    if isinstance(keep, str):
-        return [Site.parse(keep)]
-    items = tuple(keep)
-    if len(items) == 2 and isinstance(items[0], str) and (isinstance(items[1], int) or items[1] is None):
-        return [Site.parse(items)]  # pyright: ignore[reportArgumentType] -- ("resid_post", 5), one site
-    return [Site.parse(item) for item in items]  # pyright: ignore[reportArgumentType]
+def _read(kept: Mapping[str, Kept], site: Site) -> Tensor:
+    if site.name not in kept:
+        has = ", ".join(map(repr, kept)) or "nothing"
+        raise KeyError(f"{str(site)!r} was not kept: this run kept {has}. Run again with keep={site.name!r}.")
+    return kept[site.name].read(site)

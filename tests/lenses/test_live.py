@@ -107,14 +107,29 @@ def test_a_model_that_looks_ahead_is_read_whole_each_time() -> None:
     bert = lk.LogitLens(lk.Model(tiny("bert")))
     assert not bert.model.anatomy.causal
     live = LiveReading(bert)
-    with pytest.raises(lk.SiteUnavailable, match="lens"):
-        live.now([1, 2, 3])
+    live.now([1, 2, 3])
+    update = live.now([1, 2, 3, 4])
+    assert update.start == 0
+    assert_same(update.trajectory, bert.read([1, 2, 3, 4]))
     prefix = live.prefix
     assert not prefix.reusable
     for ids in ([1, 2, 3], [1, 2, 3, 4]):
         run = prefix.run(ids, keep="resid_post", known=0)
         assert torch.equal(run["resid_post"], bert.model.run(ids, keep="resid_post")["resid_post"])
     assert not bert.model.check()["a later token changes nothing before it"].passed
+
+
+def test_edits_that_stay_are_in_every_reading_and_gone_from_the_next() -> None:
+    """What was computed before an edit came or went must not be taken for what is so now."""
+    live = LiveReading(lens("llama"))
+    model, before = live.lens.model, live.now([1, 2, 3, 4]).trajectory
+    with model.edit(lk.Zero("attn_out", layers=0, pos=-1)):
+        for ids in ([1, 2, 3, 4], [1, 2, 3, 4, 5]):
+            update = live.now(ids)
+            assert (update.start, update.ran) == (0, len(ids))
+            assert_same(update.trajectory, lens("llama").read(ids))
+        assert not np.array_equal(live.now([1, 2, 3, 4]).trajectory.entropy, before.entropy)
+    assert_same(live.now([1, 2, 3, 4]).trajectory, before)
 
 
 @pytest.mark.parametrize("family", ["mamba", "openai-gpt"])

@@ -76,7 +76,7 @@ def test_a_parallel_block_has_no_middle_and_says_why(family: str) -> None:
     ):
         model(family).run(tokens(family), keep="resid_mid")
     assert "resid_mid" not in model(family).sites
-    assert "unavailable: 'resid_mid' does not exist" in repr(model(family).sites)
+    assert "unavailable: attention and MLP run in parallel" in repr(model(family).sites)
 
 
 def test_attn_out_of_llama_is_attention_s_own_output() -> None:
@@ -123,7 +123,7 @@ def test_check_measures_every_identity_and_they_hold(family: str) -> None:
     check = model(family).check()
     assert check.passed, check
     assert check["logits = Hugging Face's, bit by bit"].error == 0
-    assert len(check.identities) == 9
+    assert len(check.identities) == 17
 
 
 def test_check_finds_a_model_that_computes_something_else() -> None:
@@ -184,7 +184,7 @@ def test_a_site_is_named_in_every_usual_way() -> None:
 @pytest.mark.parametrize(
     ("site", "error"),
     [
-        ("resid_past", r"'resid_past' is not a site. Sites are: embed, resid_pre"),
+        ("resid_past", r"'resid_past' is not a site. Sites are: embed, pos_embed, resid_pre"),
         (("resid_post", 3), r"resid_post.3 does not exist: .* layers 0 to 2"),
         (("logits", 1), r"'logits' exists once"),
     ],

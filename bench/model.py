@@ -1,0 +1,109 @@
+"""What looking into a model costs, over the plain Hugging Face forward."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+import lenskit as lk
+from bench.interleaved import Ratio, ratio
+from bench.lens import in_a_process, prompt_of
+
+RESIDUALS = ["resid_pre", "resid_mid", "resid_post"]
+
+
+def small_model() -> lk.Model:
+    """12 layers of d=64, where every microsecond of bookkeeping shows."""
+    config = AutoConfig.for_model(
+        "gpt2", n_embd=64, n_layer=12, n_head=4, vocab_size=1000, n_positions=128, bos_token_id=0, eos_token_id=0
+    )
+    return lk.Model(AutoModelForCausalLM.from_config(config).eval(), name="12 layers of d=64")
+
+
+def every_site(model: lk.Model) -> list[str]:
+    """Every site that exists in every layer."""
+    return [name for name in model.sites if name != "logits"]
+
+
+def _over_the_forward(
+    name: str, model: lk.Model, ids: torch.Tensor, call: Callable[[], object], *, bound: float, pairs: int, repeat: int
+) -> Ratio:
+    def plain() -> None:
+        with torch.no_grad():
+            model.hf_model(input_ids=ids)
+
+    return ratio(name, call, plain, bound=bound, pairs=pairs, repeat=repeat)
+
+
+def of_the_small_model() -> Iterator[Ratio]:
+    """Keeping, patching and tracing, 8 tokens."""
+    model = small_model()
+    ids = torch.randint(1000, (1, 8))
+    clean = model.run(ids.flip(1), keep="resid_pre")
+    patch = lk.Patch("resid_pre", clean, layers=5, pos=3)
+    sites = every_site(model)
+
+    def trace() -> None:
+        with model.trace(ids) as t:
+            for layer in range(12):
+                _ = t["resid_post", layer]
+
+    calls: list[tuple[str, Callable[[], object], float]] = [
+        ("keep all residuals", lambda: model.run(ids, keep=RESIDUALS), 1.15),
+        (f"keep every site ({len(sites)} names)", lambda: model.run(ids, keep=sites), 1.8),
+        ("one patch", lambda: model.run(ids, edits=patch), 1.05),
+        ("a trace that reads 12 sites", trace, 1.15),
+    ]
+    for name, call, bound in calls:
+        yield _over_the_forward(
+            f"{name}, over the forward, {model.name}", model, ids, call, bound=bound, pairs=41, repeat=10
+        )
+
+
+def of_the_demo_model(model: lk.Model) -> Iterator[Ratio]:
+    """Keeping everything, 32 tokens."""
+    ids = torch.tensor([prompt_of(model, 32)])
+    sites = every_site(model)
+    name = f"keep every site ({len(sites)} names), over the forward, demo model"
+    yield _over_the_forward(name, model, ids, lambda: model.run(ids, keep=sites), bound=1.15, pairs=21, repeat=1)
+
+
+def wrapping() -> str:
+    """What wrapping a loaded model costs, with all that is found out about it when sites are first asked for."""
+    seconds, megabytes = sorted(map(_numbers, (in_a_process(_WRAP) for _ in range(3))))[1]
+    mark = "ok  " if seconds <= 0.3 and megabytes <= 30 else "OVER"
+    return f"{mark} wrapping the demo model and finding its sites: {seconds:.2f} s, {megabytes:.0f} MB (bounds 0.3, 30)"
+
+
+def _numbers(line: str) -> tuple[float, float]:
+    seconds, megabytes = line.split()
+    return float(seconds), float(megabytes)
+
+
+# Warm: one forward before, so that neither torch's first touch of the weights nor its threads count as wrapping.
+_WRAP = """
+    import time, torch, lenskit as lk
+    torch.set_num_threads(1)
+    hf = lk.load("demo").hf_model
+    with torch.no_grad():
+        hf(input_ids=torch.tensor([[1, 2, 3, 4, 5]]))
+    def resident():
+        lines = open("/proc/self/status").read().splitlines()
+        return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
+    before, begun = resident(), time.perf_counter()
+    lk.Model(hf).sites
+    print(time.perf_counter() - begun, resident() - before)
+"""
+
+
+def report(demo: lk.Model) -> Iterator[object]:
+    """Every figure, as it is measured."""
+    yield from of_the_small_model()
+    yield from of_the_demo_model(demo)
+    yield wrapping()
+    begun = time.perf_counter()
+    passed = demo.check().passed
+    yield f"{'ok  ' if passed else 'OVER'} model.check() on the demo model: {time.perf_counter() - begun:.1f} s"

@@ -1,0 +1,45 @@
+"""Origin: where a result comes from, noted in a moment and written out when somebody asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+if TYPE_CHECKING:
+    from lenskit.models.edits import Edit
+
+
+class Origin(NamedTuple):
+    """What stood fast when something ran. Writing it out (`as_dict`) costs more than some forwards' bookkeeping."""
+
+    model: str
+    revision: str | None
+    dtype: torch.dtype
+    device: torch.device
+    attention: str | None
+    adapters: list[str]
+    edits: tuple[Edit, ...]
+    more: Mapping[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Model, revision, dtype, device, attention, adapters, edits, versions and what else was said, as data."""
+        return {
+            "model": self.model,
+            "revision": self.revision,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "attention": self.attention,
+            "adapters": self.adapters,
+            "edits": [repr(edit) for edit in self.edits],
+            "versions": dict(_versions()),
+            **self.more,
+        }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {package: version(package) for package in ("lenskit-interp", "torch", "transformers")}
