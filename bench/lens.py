@@ -129,7 +129,7 @@ _OURS = """
 """
 _THEIRS = """
     import time, torch, transformers; from transformers import AutoModelForCausalLM, AutoTokenizer
-    from lenskit.models.demo import demo_folder
+    from lenskit.models.files.demo import demo_folder
     folder = str(demo_folder()); begun = time.perf_counter()
     AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), AutoTokenizer.from_pretrained(folder)
     print(time.perf_counter() - begun)

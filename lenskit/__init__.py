@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from lenskit.models.edits import Set as Set
     from lenskit.models.edits import Splice as Splice
     from lenskit.models.edits import Zero as Zero
+    from lenskit.models.files.load_error import LoadError as LoadError
+    from lenskit.models.finding.order import SitePassed as SitePassed
     from lenskit.models.generate import Generation as Generation
     from lenskit.models.head_scores import head_scores as head_scores
     from lenskit.models.head_scores import heads_figure as heads_figure
     from lenskit.models.head_scores import repeated_tokens as repeated_tokens
     from lenskit.models.load import load as load
-    from lenskit.models.load_error import LoadError as LoadError
     from lenskit.models.model import Model as Model
-    from lenskit.models.order import SitePassed as SitePassed
-    from lenskit.models.patch import Patch as Patch
     from lenskit.models.run import Run as Run
+    from lenskit.models.running.patch import Patch as Patch
     from lenskit.models.sites import Site as Site
     from lenskit.models.sites import SiteUnavailable as SiteUnavailable
     from lenskit.models.trace import Trace as Trace
@@ -53,19 +53,19 @@ _HOMES = {
     "DirectLogits": "lenskit.models.direct",
     "Edit": "lenskit.models.edits",
     "Generation": "lenskit.models.generate",
-    "LoadError": "lenskit.models.load_error",
+    "LoadError": "lenskit.models.files.load_error",
     "LogitLens": "lenskit.lenses.lens",
     "Mean": "lenskit.models.edits",
     "Model": "lenskit.models.model",
     "NothingEdited": "lenskit.models.edits",
-    "Patch": "lenskit.models.patch",
+    "Patch": "lenskit.models.running.patch",
     "Project": "lenskit.models.edits",
     "Resample": "lenskit.models.edits",
     "Run": "lenskit.models.run",
     "Scale": "lenskit.models.edits",
     "Set": "lenskit.models.edits",
     "Site": "lenskit.models.sites",
-    "SitePassed": "lenskit.models.order",
+    "SitePassed": "lenskit.models.finding.order",
     "SiteUnavailable": "lenskit.models.sites",
     "Splice": "lenskit.models.edits",
     "Trace": "lenskit.models.trace",

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lenskit.lenses.running import Running
-from lenskit.models.placed import is_plain
+from lenskit.models.finding.placed import is_plain
 
 if TYPE_CHECKING:
     from lenskit.models.anatomy import Tail

@@ -17,22 +17,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from lenskit.models.blocks import find_blocks
-from lenskit.models.gradients import where_cut
-from lenskit.models.heads import Found, find_heads, find_written_out
-from lenskit.models.neurons import find_neurons
-from lenskit.models.order import Order
-from lenskit.models.placed import without_numbers
-from lenskit.models.probe import Probe, same
-from lenskit.models.ragged import Ragged
-from lenskit.models.running_on import no_running_on
+from lenskit.models.finding.blocks import find_blocks
+from lenskit.models.finding.gradients import where_cut
+from lenskit.models.finding.heads import Found, find_heads, find_written_out
+from lenskit.models.finding.neurons import find_neurons
+from lenskit.models.finding.order import Order
+from lenskit.models.finding.placed import without_numbers
+from lenskit.models.finding.probe import Probe, same
+from lenskit.models.finding.ragged import Ragged
+from lenskit.models.finding.running_on import no_running_on
+from lenskit.models.finding.spots import Spot
+from lenskit.models.finding.tail import Tail, find_tail
+from lenskit.models.finding.trial import try_middles
+from lenskit.models.finding.wrapped import eager, is_compiled
+from lenskit.models.finding.writers import find_writers
+from lenskit.models.running.doors import Door
 from lenskit.models.sites import BEFORE_ROTARY, LAYERED, NAMED, NAMES, SINGLE, Site, Sites, SiteUnavailable
-from lenskit.models.spots import Spot
-from lenskit.models.tail import Tail, find_tail
 from lenskit.models.taps import Point
-from lenskit.models.trial import try_middles
-from lenskit.models.wrapped import eager, is_compiled
-from lenskit.models.writers import find_writers
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Anatomy:
 
     model: nn.Module
     outer: nn.Module | None = None  # what the person gave, where that wraps the model
+    doors: dict[nn.Module, Door] = field(default_factory=dict, repr=False)
     _spots: dict[tuple[str, tuple[int, ...]], list[Spot]] = field(default_factory=dict, repr=False)
     _has_numbers: bool = False
     _starts: dict[int, str | None] = field(default_factory=dict, repr=False)
@@ -102,11 +104,16 @@ class Anatomy:
 
     def eagerly(self) -> AbstractContextManager[object]:
         """While it lasts, the model's compiled parts run as they are written, so that there is something to see."""
-        return eager(self.modules, self._holds_compiled)
+        return eager(self._may_be_compiled, self._holds_compiled)
 
     @cached_property
     def _holds_compiled(self) -> bool:
         return any(is_compiled(module) for module in self.modules)
+
+    @cached_property
+    def _may_be_compiled(self) -> tuple[nn.Module, ...]:
+        """What somebody may compile in place at any time. (Of something within a block, an error would tell.)"""
+        return (self.model, *self.blocks) if self.is_language_model else self.modules
 
     def check_numbers(self) -> None:
         """Raise `ValueError` for a model that was never loaded."""
@@ -272,8 +279,14 @@ class Anatomy:
     def _path(self, path: str) -> Spot:
         """A module's output, or with `.input` what goes into it."""
         if found := BEFORE_ROTARY.fullmatch(path):
-            _ = self._pos_embed  # raises where positions enter elsewhere
-            return self.spot(Site(found[2], int(found[1])))
+            site = Site(found[2], int(found[1]))
+            if "pos_embed" not in self.table:
+                raise SiteUnavailable(
+                    f"{path!r} is TransformerLens's {found[2]} before the rotary embedding, and {self.family} adds no "
+                    f"position embedding: lenskit's {found[2]!r} is after it. Ask for {str(site)!r}, or for "
+                    f"'blocks.{found[1]}.attn.hook_rot_{found[2]}'."
+                )
+            return self.spot(site)
         modules = self._paths
         if path in modules and path:
             return Spot(Point(modules[path], "output"))

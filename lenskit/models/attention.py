@@ -11,14 +11,15 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Literal
 
 from greenlet import getcurrent
 from torch import Tensor, nn
 
-from lenskit.models.attention_math import Attend, Taker, attend
-from lenskit.models.attention_ops import Operation, Performance, listening
-from lenskit.models.attention_written import RECIPES, perform
+from lenskit.models.running.attention_math import Attend, Taker, attend
+from lenskit.models.running.attention_ops import Operation, Performance, listening
+from lenskit.models.running.attention_written import RECIPES, perform
 
 AttentionSide = Literal["q", "k", "v", "scores", "pattern"]
 SIDES = ("q", "k", "v", "scores", "pattern")
@@ -109,6 +110,7 @@ def _in_place_of_every_implementation() -> Generator[None]:
             _originals.clear()
 
 
+@cache
 def _showing(own: Attend | None) -> Attend:
     """The function that stands in for `own`; None stands for the eager attention of the model's own source file."""
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lenskit.models.attention import attention_modules
-from lenskit.models.attention_ops import listened_to
 from lenskit.models.identities import Identity, measured
+from lenskit.models.running.attention_ops import listened_to
 from lenskit.models.taps import first_tensor
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from lenskit.models.batch import Prompt
-from lenskit.models.norms import Norm, wide
 from lenskit.models.run import Run
 from lenskit.models.sites import SiteUnavailable
+from lenskit.models.weighing.norms import Norm, wide
 
 if TYPE_CHECKING:
     import pandas as pd

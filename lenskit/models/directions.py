@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from lenskit.models.placed import is_plain
+from lenskit.models.finding.placed import is_plain
 
 if TYPE_CHECKING:
     from lenskit.models.model import Model

@@ -29,9 +29,9 @@ from lenskit.models.edits import (
     Zero,
     as_edits,
 )
-from lenskit.models.patch import Patch, Source
-from lenskit.models.places import Moment
-from lenskit.models.which import Which, indices
+from lenskit.models.running.patch import Patch, Source
+from lenskit.models.running.places import Moment
+from lenskit.models.running.which import Which, indices
 
 FORMAT, VERSION = "lenskit edits", 1
 _KINDS: dict[str, type[Edit]] = {

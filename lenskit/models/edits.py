@@ -15,8 +15,8 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from lenskit.models.running.which import Which, as_which, check_steps
 from lenskit.models.sites import Site
-from lenskit.models.which import Which, as_which, check_steps
 
 
 class NothingEdited(ValueError):

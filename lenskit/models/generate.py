@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from lenskit.models.batch import Batch
-from lenskit.models.kept import Keeping, Kept
 from lenskit.models.origin import Origin
-from lenskit.models.places import Moment
-from lenskit.models.plan import Plan, sites_of, wanted
 from lenskit.models.run import Run
+from lenskit.models.running.kept import Keeping, Kept
+from lenskit.models.running.places import Moment
+from lenskit.models.running.plan import Plan, sites_of, wanted
 from lenskit.models.sites import NAMES, Site, SiteLike, axes_of
 from lenskit.models.taps import Point, Taker
 

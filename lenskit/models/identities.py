@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lenskit.models.edits import Call
-from lenskit.models.placed import is_plain
-from lenskit.models.ragged import Side
+from lenskit.models.finding.placed import is_plain
+from lenskit.models.finding.ragged import Side
 from lenskit.models.run import Run
 from lenskit.models.sites import LAYERED, NAMES, SINGLE, Site, SiteUnavailable
 from lenskit.models.taps import Point, tapped

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from lenskit.models import demo, hub
-from lenskit.models.load_error import LoadError
+from lenskit.models.files import demo, hub
+from lenskit.models.files.load_error import LoadError
+from lenskit.models.files.pretrained import no_progress_bar, read_model, read_tokenizer
 from lenskit.models.model import Model
-from lenskit.models.pretrained import no_progress_bar, read_model, read_tokenizer
 
 REFUSED = {
     "torch_dtype": "it is called dtype",
@@ -120,7 +120,7 @@ def _is_gguf(what: str | Path) -> bool:
 
 
 def _from_gguf(path: Path, tokenizer: Any | None, dtype: torch.dtype | str, options: dict[str, Any]) -> Model:
-    from lenskit.models.gguf import load_gguf  # only here, since most sessions never open such a file
+    from lenskit.models.files.gguf import load_gguf  # only here, since most sessions never open such a file
 
     if not path.is_file():
         near = sorted(file.name for file in path.parent.glob("*.gguf")) if path.parent.is_dir() else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, partial
 from typing import Any
 
@@ -12,23 +12,26 @@ from torch import Tensor, nn
 
 from lenskit.models.anatomy import Anatomy
 from lenskit.models.batch import Batch, Prompt, Side, to_batch
-from lenskit.models.captured import differentiated
 from lenskit.models.check import Check, check
 from lenskit.models.edited import Edited
 from lenskit.models.edits import Edit, as_edits
+from lenskit.models.finding.placed import dtype_of, entrance
+from lenskit.models.finding.wrapped import adapters, innermost
 from lenskit.models.generate import Generation, Stepping, generated
-from lenskit.models.kept import Keeping
 from lenskit.models.origin import Origin
-from lenskit.models.placed import dtype_of, entrance
-from lenskit.models.places import Moment, Which
-from lenskit.models.plan import Plan, Stopped
 from lenskit.models.run import Run
+from lenskit.models.running.captured import differentiated
+from lenskit.models.running.kept import Keeping
+from lenskit.models.running.places import Moment, Which
+from lenskit.models.running.plan import Plan, Stopped
 from lenskit.models.sites import Site, SiteLike, Sites
 from lenskit.models.taps import first_tensor, skipped, tapped
 from lenskit.models.text import Text
 from lenskit.models.trace import Trace
 from lenskit.models.weights import Weights
-from lenskit.models.wrapped import adapters, innermost
+
+_NOTHING = nullcontext()
+_AS_IT_IS = Keeping()
 
 
 class Model:
@@ -102,9 +105,15 @@ class Model:
 
     def origin(self, edits: tuple[Edit, ...], **more: Any) -> Origin:
         """Where a result of this model comes from, if these edits act."""
-        attention = getattr(getattr(self.anatomy.model, "config", None), "_attn_implementation", None)
         names = adapters(self.anatomy.modules)
-        return Origin(self.name, self.revision, self.dtype, self.device, attention, names, edits, more)
+        return Origin(self.name, self.revision, self.dtype, self.device, self._attention, names, edits, more)
+
+    @property
+    def _attention(self) -> str | None:
+        config: Any = getattr(self.anatomy.model, "config", None)
+        own = getattr(config, "__dict__", {})  # past the configuration's own attribute look-up, which takes its time
+        name = "_attn_implementation_internal"
+        return own[name] if name in own else getattr(config, "_attn_implementation", None)
 
     # Changing what it does
 
@@ -183,17 +192,18 @@ class Model:
         said = dict[str, Any]()
         if grads is not None:
             self.anatomy.check_gradients()
-        with ExitStack() as stack:
-            if start_at is not None or resid is not None:
-                stack.enter_context(self._starting(plan, batch, start_at, resid))
-                said["start_at"] = start_at
-            how = Keeping(pos, device, dtype)
+        starting: AbstractContextManager[object] = _NOTHING
+        if start_at is not None or resid is not None:
+            starting = self._starting(plan, batch, start_at, resid)
+            said["start_at"] = start_at
+        with starting:
+            how = _AS_IT_IS if pos is device is dtype is None else Keeping(pos, device, dtype)
             captured = None if grads is None else plan.capture(keep, how)
             stores = plan.keep(keep, how) if captured is None else captured
             if stop_at is not None:
                 said["stop_at"] = str(plan.stop(stop_at))
-            stack.enter_context(tapped(plan.takers))
-            output = self._logits(batch, grads is not None)
+            with tapped(plan.takers, self.anatomy.doors):
+                output = self._logits(batch, grads is not None)
         plan.finished()
         origin = self.origin(plan.edits, **said)
         run = Run(output, batch.tokens, batch.mask, stores, origin, self.text)
@@ -275,7 +285,7 @@ class Model:
         """
         batch = self.batch(prompt, "left", bos)
         stepping = self._stepping(batch, edits, keep, Keeping(pos, device, dtype, open_end=True))
-        with tapped(stepping.plan.takers):
+        with tapped(stepping.plan.takers, self.anatomy.doors):
             made = generated(self, batch, stepping, max_new_tokens=max_new_tokens, on_token=on_token, **generate_kwargs)
         stepping.plan.finished()
         return made
@@ -300,7 +310,7 @@ class Model:
         """The `Run` of a batch, and what the Hugging Face model returned; `more` goes to it as it is."""
         plan = self.plan(batch)
         stores = plan.keep(keep, Keeping())
-        with tapped(plan.takers):
+        with tapped(plan.takers, self.anatomy.doors):
             output = self.forward(batch, **more)
         plan.finished()
         return Run(output.logits, batch.tokens, batch.mask, stores, self.origin(plan.edits), self.text), output

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from lenskit.models.batch import Batch
+from lenskit.models.finding.wrapped import adapters
 from lenskit.models.run import Run
 from lenskit.models.sites import SiteLike
-from lenskit.models.wrapped import adapters
 
 if TYPE_CHECKING:
     from lenskit.models.model import Model

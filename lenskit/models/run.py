@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from lenskit.models.kept import Kept
 from lenskit.models.origin import Origin
+from lenskit.models.running.kept import Kept
 from lenskit.models.sites import Site, SiteLike
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from lenskit.models.standing import Standing
+from lenskit.models.running.standing import Standing
 from lenskit.models.taps import Point, tapped
 
 T = TypeVar("T")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from copy import copy
-from dataclasses import fields, is_dataclass
 from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import Any, Literal, NamedTuple
@@ -14,10 +12,7 @@ from greenlet import getcurrent
 from torch import Tensor, nn
 
 from lenskit.models.attention import AttentionSide, shown
-from lenskit.models.layout import laid_out
-
-Taker = Callable[[Tensor], Tensor | None]
-"""What is done with the tensor at a point: look at it and return None, or return what the model shall go on with."""
+from lenskit.models.running.doors import Door, Listener, Taker, coming_out, first_tensor, going_in, listener_at
 
 
 class Point(NamedTuple):
@@ -25,43 +20,6 @@ class Point(NamedTuple):
 
     module: nn.Module
     side: Literal["input", "output"] | AttentionSide
-
-
-def first_tensor(value: object) -> Tensor | None:
-    """The hidden state in what a module was given or gave: the value itself, or the first tensor in it."""
-    if isinstance(value, (tuple, list)):
-        for part in value:
-            if isinstance(part, Tensor):
-                return part
-        return None
-    if isinstance(value, Tensor):
-        return value
-    if isinstance(value, Mapping):
-        return first_tensor(list(value.values()))
-    return first_tensor(_fields(value)) if is_dataclass(value) else None
-
-
-def _fields(value: Any) -> list[Any]:
-    return [getattr(value, each.name) for each in fields(value)]
-
-
-def replaced(value: Any, new: Tensor) -> Any:
-    """What a module gave, with its first tensor replaced."""
-    if isinstance(value, Tensor):
-        return new
-    old = first_tensor(value)
-    if isinstance(value, Mapping):
-        key = next(key for key, part in value.items() if part is old)
-        value[key] = new  # type: ignore[index] -- transformers' ModelOutput, made anew in each forward
-        return value
-    if is_dataclass(value):
-        name = next(each.name for each in fields(value) if getattr(value, each.name) is old)
-        made = copy(value)  # and not `replace`, which would call __init__ with what it may not take
-        object.__setattr__(made, name, new)  # also where it is frozen
-        return made
-    at = next(i for i, part in enumerate(value) if part is old)
-    parts = [*value[:at], new, *value[at + 1 :]]
-    return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
 
 
 def in_order(takes: list[Taker]) -> Taker:
@@ -83,14 +41,14 @@ class tapped:
     """Call each taker with the tensor at its point, for as long as the context lasts.
 
     A hook acts only for forwards of the greenlet that opened the context: while a live forward stands still, a
-    user's own call of the same model passes it untouched.
+    user's own call of the same model passes it untouched. `doors` keeps the doors for the next time.
     """
 
-    def __init__(self, takers: Mapping[Point, Taker]) -> None:
-        self._takers = takers
+    def __init__(self, takers: Mapping[Point, Taker], doors: dict[nn.Module, Door] | None = None) -> None:
+        self._takers, self._doors = takers, doors
 
     def __enter__(self) -> None:
-        self._hooks = hooks = Hooks()
+        self._hooks = hooks = Hooks(doors=self._doors)
         self._shown: AbstractContextManager[None] | None = None
         in_attention = dict[nn.Module, dict[str, Taker]]()
         try:
@@ -118,85 +76,89 @@ class tapped:
 
 
 class Hooks:
-    """Hooks of one forward, and how to take them all off.
+    """Where one forward is listened to, and how to leave all of these places.
 
-    They are put where `register_forward_hook` puts them, under a key of our own: making torch's removable handles
-    costs as much as calling the hooks, and in a small model that is a tenth of the forward.
+    Listeners stand at doors; where a person's own hooks are, among them, under a key of our own (making torch's
+    removable handles costs as much as calling the hooks).
     """
 
-    def __init__(self, owner: object = None) -> None:
+    def __init__(self, owner: object = None, doors: dict[nn.Module, Door] | None = None) -> None:
         self.owner = getcurrent() if owner is None else owner
-        self._key = object()
-        self._where: list[dict[Any, Any]] = []
+        self._key, self._doors = object(), doors
+        self._listeners: dict[nn.Module, tuple[Door, Listener]] = {}
+        self._places: list[dict[Any, Any]] = []
 
     def on_input(self, module: nn.Module, take: Taker) -> None:
         """Call `take` with the first tensor that goes into the module."""
-        self._put(module._forward_pre_hooks, partial(_going_in, self.owner, take))
-        self._put(module._forward_pre_hooks_with_kwargs, True)
+        listener = self._listener(module)
+        if listener is not None:
+            listener.goes_in = _only_one(listener.goes_in, take)
+        else:
+            self._put(module._forward_pre_hooks, partial(_before, self.owner, take))
+            self._put(module._forward_pre_hooks_with_kwargs, True)
 
     def on_output(self, module: nn.Module, take: Taker) -> None:
         """Call `take` with the first tensor that comes out of the module."""
-        self._put(module._forward_hooks, partial(_coming_out, self.owner, take))
+        listener = self._listener(module)
+        if listener is not None:
+            listener.comes_out = _only_one(listener.comes_out, take)
+        else:
+            self._put(module._forward_hooks, partial(_after, self.owner, take))
 
     def awake(self, module: nn.Module) -> None:
-        """See to it that the module will look for hooks on its output even if they come while it is running."""
-        self._put(module._forward_hooks, _asleep)
+        """See to it that what comes out of the module can be heard even if that is asked while it is running."""
+        if self._listener(module) is None:
+            self._put(module._forward_hooks, _asleep)
+
+    def _listener(self, module: nn.Module) -> Listener | None:
+        there = self._listeners.get(module) or listener_at(module, self.owner, self._doors)
+        if there is None:
+            return None
+        self._listeners[module] = there
+        return there[1]
 
     def _put(self, place: dict[Any, Any], hook: object) -> None:
-        place[self._key] = hook if self._key not in place else _both(place[self._key], hook)
-        self._where.append(place)
+        there = place.get(self._key)
+        if there in (None, True, _asleep):
+            place[self._key] = hook
+        elif hook is not _asleep:
+            _only_one(there, hook)
+        self._places.append(place)
 
     def remove(self) -> None:
-        """Take them all off. A second time does nothing."""
-        for place in self._where:
+        """Leave them all. A second time does nothing."""
+        for door, listener in self._listeners.values():
+            door.leave(listener)
+        for place in self._places:
             place.pop(self._key, None)
-        self._where.clear()
+        self._listeners.clear()
+        self._places.clear()
 
 
 # torch walks over a snapshot of the hooks: one that is taken off while another forward stands still among them is still
 # called, and then without its keywords.
-def _going_in(
+def _before(
     owner: object,
     take: Taker,
     module: nn.Module,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any] = MappingProxyType({}),
 ) -> object:
-    if getcurrent() is not owner:
-        return None
-    in_args = first_tensor(args)
-    given = in_args if in_args is not None else _there(module, first_tensor(kwargs))
-    new = take(given)
-    if new is None:
-        return None
-    new = laid_out(given, new)
-    return (args, replaced(dict(kwargs), new)) if in_args is None else (replaced(args, new), kwargs)
+    return going_in(module, take, args, kwargs) if getcurrent() is owner else None
 
 
-def _coming_out(owner: object, take: Taker, module: nn.Module, args: tuple[Any, ...], output: object) -> object:
-    if getcurrent() is not owner:
-        return None
-    given = output if isinstance(output, Tensor) else _there(module, first_tensor(output))
-    new = take(given)
-    return None if new is None else replaced(output, laid_out(given, new))
+def _after(owner: object, take: Taker, module: nn.Module, args: tuple[Any, ...], output: object) -> object:
+    return coming_out(module, take, output) if getcurrent() is owner else None
 
 
 def _asleep(module: nn.Module, args: tuple[Any, ...], output: object) -> None:
     return None
 
 
-def _both(first: Any, second: Any) -> Any:
-    if first is True or first is _asleep:
-        return second
-    if second is _asleep:
-        return first
-    raise ValueError("two takers at one point: put them in order first.")
-
-
-def _there(module: nn.Module, tensor: Tensor | None) -> Tensor:
-    if tensor is None:
-        raise TypeError(f"a {type(module).__name__} was called without a tensor where its hidden state was expected.")
-    return tensor
+def _only_one(there: Any, new: Any) -> Any:
+    if there is not None:
+        raise ValueError("two takers at one point: put them in order first.")
+    return new
 
 
 @contextmanager
@@ -207,7 +169,9 @@ def skipped(modules: Mapping[nn.Module, int | None]) -> Generator[None]:
     """
     owner = getcurrent()
 
-    def stand_in(own: Callable[..., Any], form: int | None) -> Callable[..., Any]:
+    def stand_in(door: Door, form: int | None) -> Callable[..., Any]:
+        own = door.within or door.own
+
         def forward(*args: Any, **kwargs: Any) -> Any:
             if getcurrent() is not owner:
                 return own(*args, **kwargs)
@@ -217,17 +181,16 @@ def skipped(modules: Mapping[nn.Module, int | None]) -> Generator[None]:
 
         return forward
 
-    before = {module: module.__dict__.get("forward") for module in modules}
+    doors = [(Door.of(module), form) for module, form in modules.items()]
+    before = [(door, door.within) for door, _ in doors]
     try:
-        for module, form in modules.items():
-            module.__dict__["forward"] = stand_in(module.forward, form)
+        for door, form in doors:
+            door.within = stand_in(door, form)
         yield
     finally:
-        for module, own in before.items():
-            if own is None:
-                module.__dict__.pop("forward", None)
-            else:
-                module.__dict__["forward"] = own
+        for door, within in before:
+            door.within = within
+            door.taken_away_if_idle()
 
 
 @contextmanager

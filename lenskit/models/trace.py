@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lenskit.models.order import Station
-from lenskit.models.passage import Passage
-from lenskit.models.plan import Plan
+from lenskit.models.finding.order import Station
 from lenskit.models.run import shape_of
-from lenskit.models.shapes import Shapes, shapes_of
+from lenskit.models.running.passage import Passage
+from lenskit.models.running.plan import Plan
+from lenskit.models.running.shapes import Shapes, shapes_of
 from lenskit.models.sites import LAYERED, Site, SiteLike, SiteUnavailable, head_of
 
 if TYPE_CHECKING:

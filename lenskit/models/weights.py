@@ -8,12 +8,12 @@ from typing import Literal
 from torch import Tensor
 
 from lenskit.models.anatomy import Anatomy
-from lenskit.models.composition import composition_scores
-from lenskit.models.embeddings import Found, Table
-from lenskit.models.factored import FactoredMatrix
-from lenskit.models.norms import Norm, wide
 from lenskit.models.sites import SiteUnavailable
-from lenskit.models.views import Stacked, StackedFactors, View
+from lenskit.models.weighing.composition import composition_scores
+from lenskit.models.weighing.embeddings import Found, Table
+from lenskit.models.weighing.factored import FactoredMatrix
+from lenskit.models.weighing.norms import Norm, wide
+from lenskit.models.weighing.views import Stacked, StackedFactors, View
 
 _READS = {"Q": "attn_in", "K": "attn_in", "V": "attn_in", "in": "mlp_in", "gate": "mlp_in"}
 MATRICES = ("W_E", "W_pos", "W_Q", "W_K", "W_V", "W_O", "W_in", "W_gate", "W_out", "W_U")

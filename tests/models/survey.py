@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import lenskit as lk
 from lenskit.models.check import Check
-from lenskit.models.heads import NO_MIXER
-from lenskit.models.recipes import NO_ATTENTION
+from lenskit.models.finding.heads import NO_MIXER
+from lenskit.models.finding.recipes import NO_ATTENTION
 from lenskit.models.sites import LAYERED
 from tests.models.architectures import build
 

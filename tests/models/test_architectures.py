@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 import lenskit as lk
-from lenskit.models.attention_ops import listened_to
+from lenskit.models.running.attention_ops import listened_to
 from lenskit.models.sites import LAYERED, NAMES
 from tests.models.architectures import DECODERS, build
 from tests.models.survey import EVERYTHING, STREAM, survey, table

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import lenskit as lk
-from lenskit.models.wrapped import is_compiled
+from lenskit.models.finding.wrapped import is_compiled
 from tests.models.exercise import IDS, called, exercise, generated_as_itself, gradient
 from tests.models.tiny import tiny
 

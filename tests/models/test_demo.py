@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 
 import lenskit as lk
 from lenskit.artifacts import sha256
-from lenskit.models import demo as demo_module
-from lenskit.models.load_error import LoadError
+from lenskit.models.files import demo as demo_module
+from lenskit.models.files.load_error import LoadError
 from tests.models.tiny import tiny, tiny_tokenizer
 from tests.models.tiny_gguf import write_gguf
 
@@ -209,10 +209,10 @@ def test_an_interrupted_download_leaves_nothing_and_the_next_load_works(
 @pytest.mark.parametrize(
     "step",
     [
-        "lenskit.models.gguf_llama.gguf_llama",
-        "lenskit.models.gguf_tokenizer.gguf_tokenizer",
+        "lenskit.models.files.gguf_llama.gguf_llama",
+        "lenskit.models.files.gguf_tokenizer.gguf_tokenizer",
         "safetensors.torch.save_file",
-        "lenskit.models.demo.write_json",
+        "lenskit.models.files.demo.write_json",
         "lenskit.artifacts._flush_to_disk",
     ],
 )

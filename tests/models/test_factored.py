@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from lenskit.models.factored import FactoredMatrix
+from lenskit.models.weighing.factored import FactoredMatrix
 
 sizes = st.integers(1, 9)
 batches = st.sampled_from([(), (3,), (2, 3)])

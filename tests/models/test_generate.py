@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import BertConfig, BertForMaskedLM, GenerationConfig
 
 import lenskit as lk
+from lenskit.models.finding.order import SitePassed
 from lenskit.models.generate import Generation
-from lenskit.models.order import SitePassed
 from lenskit.models.sites import LAYERED
 from tests.models.tiny import tiny, tiny_tokenizer
 from tests.models.traced import FAMILIES, ids, model, nothing_left, sites

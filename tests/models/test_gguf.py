@@ -10,10 +10,10 @@ from gguf import GGMLQuantizationType, GGUFReader, TokenType
 from transformers import PreTrainedModel
 
 import lenskit as lk
-from lenskit.models.gguf import ARCHITECTURES
-from lenskit.models.gguf_llama import gguf_llama
-from lenskit.models.gguf_tokenizer import gguf_tokenizer
-from lenskit.models.load_error import LoadError
+from lenskit.models.files.gguf import ARCHITECTURES
+from lenskit.models.files.gguf_llama import gguf_llama
+from lenskit.models.files.gguf_tokenizer import gguf_tokenizer
+from lenskit.models.files.load_error import LoadError
 from tests.models.tiny import tiny, tiny_tokenizer
 from tests.models.tiny_gguf import write_gguf
 

@@ -17,8 +17,8 @@ from huggingface_hub.errors import (
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import lenskit as lk
-from lenskit.models import hub
-from lenskit.models.load_error import LoadError
+from lenskit.models.files import hub
+from lenskit.models.files.load_error import LoadError
 from tests.models.tiny import tiny, tiny_tokenizer
 
 VOCAB = 300

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import lenskit as lk
-from lenskit.models import hub
-from lenskit.models.load_error import LoadError
+from lenskit.models.files import hub
+from lenskit.models.files.load_error import LoadError
 from tests.models.exercise import IDS, called, exercise, generated_as_itself, gradient
 from tests.models.tiny import tiny, tiny_tokenizer
 

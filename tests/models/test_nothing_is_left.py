@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import lenskit as lk
-from lenskit.models.order import SitePassed
+from lenskit.models.finding.order import SitePassed
 from lenskit.models.sites import HEADED, SINGLE, Site
 from tests.models.test_trace_moods import mood
 from tests.models.tiny import tiny
@@ -254,15 +255,16 @@ def tensors() -> int:
 
 @pytest.mark.parametrize("act", [run, trace, generate, failed_run, failed_trace, stopped_trace, dropped_trace])
 def test_memory_does_not_grow(act: Callable[[], None]) -> None:
-    """Twice as many runs take no more than as many: neither at the end nor at the most.
+    """More runs take no more memory: neither at the end nor at the most.
 
-    (Python's own free lists come under tracemalloc little by little, some bytes a run, with a plain forward as well.)
+    A leak grows every time, so it is the least growth that counts: once, some table of Python's own may double. (And
+    its free lists come under tracemalloc little by little, some bytes a run, with a plain forward as well.)
     """
     n = 500 if ALL else 30
     ends, peaks, counts = list[int](), list[int](), list[int]()
     tracemalloc.start()
     try:
-        for times in (30, n, n):  # the first ones fill caches
+        for times in (30, n, n, n, n):  # the first ones fill caches
             tracemalloc.reset_peak()
             for _ in range(times):
                 act()
@@ -273,9 +275,9 @@ def test_memory_does_not_grow(act: Callable[[], None]) -> None:
             counts.append(tensors())
     finally:
         tracemalloc.stop()
-    assert counts[2] == counts[1]
-    assert ends[2] - ends[1] < 16_000 + 64 * n
-    assert peaks[2] - peaks[1] < 50_000 + 64 * n
+    assert len(set(counts[1:])) == 1
+    assert min(b - a for a, b in pairwise(ends[1:])) < 16_000 + 64 * n
+    assert min(b - a for a, b in pairwise(peaks[1:])) < 50_000 + 64 * n
 
 
 @pytest.mark.parametrize("generate", [None, 2])

@@ -9,7 +9,7 @@ from accelerate import cpu_offload, disk_offload, dispatch_model, init_empty_wei
 from transformers import AutoModelForCausalLM
 
 import lenskit as lk
-from lenskit.models.placed import is_offloaded, without_numbers
+from lenskit.models.finding.placed import is_offloaded, without_numbers
 from tests.models.exercise import IDS, called, exercise, generated_as_itself, gradient
 from tests.models.tiny import tiny
 

@@ -8,7 +8,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 import lenskit as lk
-from lenskit.models.shapes import Shapes
+from lenskit.models.running.shapes import Shapes
 from tests.models.tiny import tiny
 from tests.models.traced import FAMILIES, ids, model, nothing_left, sites
 

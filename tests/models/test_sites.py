@@ -110,7 +110,9 @@ def test_queries_before_the_rotary_embedding_are_q_only_where_there_is_none() ->
         model("gpt2").run(ids, edits=one_head).logits,
         model("gpt2").run(ids, edits=lk.Scale("q", 3.0, layers=1, heads=2)).logits,
     )
-    with pytest.raises(lk.SiteUnavailable, match="rotary embeddings turn 'q' and 'k' instead"):
+    with pytest.raises(
+        lk.SiteUnavailable, match=r"before the rotary embedding.*Ask for 'q.1', or for 'blocks.1.attn.hook_rot_q'"
+    ):
         model("llama").run(ids, keep="blocks.1.attn.hook_q")
 
 

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lenskit.models.standing import Standing
+from lenskit.models.running.standing import Standing
 from tests.models.test_trace_moods import MOODS, mood
 
 variable = contextvars.ContextVar("variable", default=0)

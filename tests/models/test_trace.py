@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 import lenskit as lk
-from lenskit.models.order import SitePassed
+from lenskit.models.finding.order import SitePassed
 from lenskit.models.sites import HEADED, Site
 from tests.models.traced import FAMILIES, ids, model, nothing_left, random_like, sites
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from lenskit.models.anatomy import Anatomy
-from lenskit.models.factored import FactoredMatrix
-from lenskit.models.projections import Reader
 from lenskit.models.sites import SiteUnavailable
+from lenskit.models.weighing.factored import FactoredMatrix
+from lenskit.models.weighing.projections import Reader
 from lenskit.models.weights import BIASES, MATRICES, Weights
 from tests.models.tiny import tiny
 from tests.models.weighed import FAMILIES, SERIES, by_head, close, fingerprint, model, tokens, weights

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from lenskit.models.anatomy import Anatomy
-from lenskit.models.projections import Linear, Product, Reader, find_reader
 from lenskit.models.sites import SiteUnavailable
+from lenskit.models.weighing.projections import Linear, Product, Reader, find_reader
 from lenskit.models.weights import BIASES, MATRICES, Weights
 from tests.models.tiny import tiny
 from tests.models.weighed import FAMILIES, by_head, close, model, tokens, weights

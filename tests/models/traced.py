@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import lenskit as lk
 from lenskit.models.attention import attention_modules
-from lenskit.models.attention_ops import listened_to
+from lenskit.models.running.attention_ops import listened_to
 from lenskit.models.sites import LAYERED, Site, SiteUnavailable
 from tests.models.tiny import tiny
 

@@ -1,0 +1,1 @@
+"""How the parts of a model are found in its module tree, and verified."""

@@ -1,0 +1,1 @@
+"""How a model's weights are found, and shown as views."""
