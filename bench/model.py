@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import torch
+from greenlet import getcurrent, greenlet
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import lenskit as lk
@@ -28,16 +29,6 @@ def every_site(model: lk.Model) -> list[str]:
     return [name for name in model.sites if name != "logits"]
 
 
-def _over_the_forward(
-    name: str, model: lk.Model, ids: torch.Tensor, call: Callable[[], object], *, bound: float, pairs: int, repeat: int
-) -> Ratio:
-    def plain() -> None:
-        with torch.no_grad():
-            model.hf_model(input_ids=ids)
-
-    return ratio(name, call, plain, bound=bound, pairs=pairs, repeat=repeat)
-
-
 def of_the_small_model() -> Iterator[Ratio]:
     """Keeping, patching and tracing, 8 tokens."""
     model = small_model()
@@ -45,30 +36,108 @@ def of_the_small_model() -> Iterator[Ratio]:
     clean = model.run(ids.flip(1), keep="resid_pre")
     patch = lk.Patch("resid_pre", clean, layers=5, pos=3)
     sites = every_site(model)
+    hand = ByHand(model, ids)
 
     def trace() -> None:
         with model.trace(ids) as t:
             for layer in range(12):
                 _ = t["resid_post", layer]
 
-    calls: list[tuple[str, Callable[[], object], float]] = [
-        ("keep all residuals", lambda: model.run(ids, keep=RESIDUALS), 1.15),
-        (f"keep every site ({len(sites)} names)", lambda: model.run(ids, keep=sites), 1.8),
-        ("one patch", lambda: model.run(ids, edits=patch), 1.05),
-        ("a trace that reads 12 sites", trace, 1.15),
+    calls: list[tuple[str, Callable[[], object], float, Callable[[], object] | None]] = [
+        ("keep all residuals", lambda: model.run(ids, keep=RESIDUALS), 1.15, hand.residuals),
+        (f"keep every site ({len(sites)} names)", lambda: model.run(ids, keep=sites), 1.8, None),
+        ("one patch", lambda: model.run(ids, edits=patch), 1.05, lambda: hand.patched(clean["resid_pre", 5])),
+        ("a trace that reads 12 sites", trace, 1.15, hand.standing_still),
     ]
-    for name, call, bound in calls:
-        yield _over_the_forward(
-            f"{name}, over the forward, {model.name}", model, ids, call, bound=bound, pairs=41, repeat=10
+    for name, call, bound, by_hand in calls:
+        yield ratio(
+            f"{name}, over the forward, {model.name}",
+            call,
+            hand.plain,
+            bound=bound,
+            pairs=41,
+            repeat=10,
+            by_hand=by_hand,
         )
 
 
+class ByHand:
+    """What one would write for this one GPT-2, knowing its modules, checking nothing and keeping no order."""
+
+    def __init__(self, model: lk.Model, ids: torch.Tensor) -> None:
+        self.hf, self.ids = model.hf_model, ids
+        self.blocks = list(self.hf.transformer.h)
+
+    def plain(self) -> None:
+        """The forward itself."""
+        with torch.no_grad():
+            self.hf(input_ids=self.ids)
+
+    def residuals(self) -> list[torch.Tensor]:
+        """Copies of what enters the first block, and of the middle and the end of every block."""
+        kept = list[torch.Tensor]()
+        handles = [self.blocks[0].register_forward_pre_hook(lambda _, args: kept.append(args[0].clone()))]
+        for block in self.blocks:
+            handles += [
+                block.ln_2.register_forward_pre_hook(lambda _, args: kept.append(args[0].clone())),
+                block.register_forward_hook(lambda _, args, output: kept.append(output.clone())),
+            ]
+        self.plain()
+        for handle in handles:
+            handle.remove()
+        return kept
+
+    def patched(self, source: torch.Tensor) -> None:
+        """The forward, with one vector of another run at the beginning of block 5."""
+
+        def hook(_: object, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+            new = args[0].clone()
+            new[:, 3] = source[:, 3]
+            return (new, *args[1:])
+
+        handle = self.blocks[5].register_forward_pre_hook(hook)
+        self.plain()
+        handle.remove()
+
+    def standing_still(self) -> None:
+        """The forward in a greenlet that comes back after every block."""
+        forward = greenlet(self.plain)
+
+        def pause(*_: object) -> None:
+            getcurrent().parent.switch()  # pyright: ignore[reportOptionalMemberAccess] -- it has been started
+
+        handles = [block.register_forward_hook(pause) for block in self.blocks]
+        forward.switch()
+        while not forward.dead:
+            forward.switch()
+        for handle in handles:
+            handle.remove()
+
+
 def of_the_demo_model(model: lk.Model) -> Iterator[Ratio]:
-    """Keeping everything, 32 tokens."""
+    """Keeping everything, 32 tokens; by hand, copying as much as that is."""
     ids = torch.tensor([prompt_of(model, 32)])
     sites = every_site(model)
-    name = f"keep every site ({len(sites)} names), over the forward, demo model"
-    yield _over_the_forward(name, model, ids, lambda: model.run(ids, keep=sites), bound=1.15, pairs=21, repeat=1)
+
+    def plain() -> None:
+        with torch.no_grad():
+            model.hf_model(input_ids=ids)
+
+    run = model.run(ids, keep=sites)
+    kept = [run[name] for name in sites]
+
+    def copied() -> list[torch.Tensor]:
+        plain()
+        return [tensor.clone() for tensor in kept]
+
+    yield ratio(
+        f"keep every site ({len(sites)} names), over the forward, demo model",
+        lambda: model.run(ids, keep=sites),
+        plain,
+        bound=1.15,
+        pairs=21,
+        by_hand=copied,
+    )
 
 
 def wrapping() -> str:
