@@ -17,9 +17,10 @@ from typing import Any, Literal
 from greenlet import getcurrent
 from torch import Tensor, nn
 
-from lenskit.models.running.attention_math import Attend, Taker, attend
+from lenskit.models.running.attention_math import Attend, attend
 from lenskit.models.running.attention_ops import Operation, Performance, listening
 from lenskit.models.running.attention_written import RECIPES, perform
+from lenskit.models.running.doors import Taker, in_order
 
 AttentionSide = Literal["q", "k", "v", "scores", "pattern"]
 SIDES = ("q", "k", "v", "scores", "pattern")
@@ -142,14 +143,7 @@ class Together(Mapping[str, Taker]):
         if not takes:
             raise KeyError(side)
 
-        def take(tensor: Tensor) -> Tensor | None:
-            changed = None
-            for each in takes:
-                given = each(tensor if changed is None else changed)
-                changed = changed if given is None else given
-            return changed
-
-        return take
+        return in_order(takes)
 
     def __iter__(self) -> Iterator[str]:
         return iter({side for takers in self._all for side in takers})

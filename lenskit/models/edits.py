@@ -295,7 +295,7 @@ class Splice(Edit):
         return self.into
 
     def new(self, part: Tensor, at: At) -> Tensor:
-        raise NotImplementedError("a Splice reads one site and writes another (see plan.py).")
+        raise NotImplementedError("a Splice reads one site and writes another (see running/act.py).")
 
 
 def as_edits(edits: Edit | Iterable[Edit]) -> tuple[Edit, ...]:

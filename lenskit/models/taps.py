@@ -9,10 +9,18 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Literal, NamedTuple
 
 from greenlet import getcurrent
-from torch import Tensor, nn
+from torch import nn
 
 from lenskit.models.attention import AttentionSide, shown
-from lenskit.models.running.doors import Door, Listener, Taker, coming_out, first_tensor, going_in, listener_at
+from lenskit.models.running.doors import (
+    Door,
+    Listener,
+    Taker,
+    coming_out,
+    first_tensor,
+    going_in,
+    listener_at,
+)
 
 
 class Point(NamedTuple):
@@ -20,21 +28,6 @@ class Point(NamedTuple):
 
     module: nn.Module
     side: Literal["input", "output"] | AttentionSide
-
-
-def in_order(takes: list[Taker]) -> Taker:
-    """Several takers at one point: each is given what the one before has made of the tensor."""
-    if len(takes) == 1:
-        return takes[0]
-
-    def take(tensor: Tensor) -> Tensor | None:
-        changed = None
-        for each in takes:
-            given = each(tensor if changed is None else changed)
-            changed = changed if given is None else given
-        return changed
-
-    return take
 
 
 class tapped:

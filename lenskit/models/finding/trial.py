@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from lenskit.models.finding.heads import Found
 from lenskit.models.finding.probe import share
-from lenskit.models.taps import Point, Taker, in_order, tapped
+from lenskit.models.running.doors import in_order
+from lenskit.models.taps import Point, Taker, tapped
 
 _LOST = "what the MLP reads is a copy of the residual stream, in which a change would be lost"
 _SITES = ("resid_mid", "mlp_out", "resid_post")

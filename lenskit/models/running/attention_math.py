@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lenskit.models.running.doors import Taker
 from lenskit.models.running.layout import laid_out
 
-Taker = Callable[[Tensor], Tensor | None]
 Attend = Callable[..., tuple[Tensor, Tensor | None]]
 
 

@@ -21,6 +21,21 @@ Taker = Callable[[Tensor], Tensor | None]
 """What is done with the tensor at a point: look at it and return None, or return what the model shall go on with."""
 
 
+def in_order(takes: list[Taker]) -> Taker:
+    """Several takers at one point: each is given what the one before has made of the tensor."""
+    if len(takes) == 1:
+        return takes[0]
+
+    def take(tensor: Tensor) -> Tensor | None:
+        changed = None
+        for each in takes:
+            given = each(tensor if changed is None else changed)
+            changed = changed if given is None else given
+        return changed
+
+    return take
+
+
 class Listener:
     """One who listens at a door: whose forwards are meant, and what is done on the way in and on the way out."""
 

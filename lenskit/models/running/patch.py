@@ -67,7 +67,7 @@ class Patch(Edit):
             object.__setattr__(self, "source_pos", as_which("source_pos", self.source_pos))
 
     def new(self, part: Tensor, at: At) -> Tensor:
-        raise NotImplementedError("a Patch is taken from its source by places (see act.py).")
+        raise NotImplementedError("a Patch is taken from its source by places (see running/act.py).")
 
     def of(self, sites: Sequence[Site]) -> Source:
         """The source's activations at these sites of one name. Raises where it has not all of them."""

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from lenskit.models.edits import Call, Edit, Splice
 from lenskit.models.running.act import Act
 from lenskit.models.running.captured import Captured
+from lenskit.models.running.doors import in_order
 from lenskit.models.running.kept import Keeping, Kept
 from lenskit.models.running.places import Moment
 from lenskit.models.sites import LAYERED, Site, SiteLike, SiteUnavailable
-from lenskit.models.taps import Point, Taker, in_order
+from lenskit.models.taps import Point, Taker
 
 if TYPE_CHECKING:
     from lenskit.models.anatomy import Anatomy

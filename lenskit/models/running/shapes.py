@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from lenskit.models.batch import Batch
 from lenskit.models.finding.placed import is_offloaded, without_numbers
+from lenskit.models.running.doors import in_order
 from lenskit.models.running.passage import for_each_row
 from lenskit.models.sites import LAYERED, Site, SiteLike, Sites, SiteUnavailable
-from lenskit.models.taps import Point, Taker, first_tensor, in_order, tapped, watched
+from lenskit.models.taps import Point, Taker, first_tensor, tapped, watched
 
 if TYPE_CHECKING:
     from torch._subclasses.fake_tensor import FakeTensorMode

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lenskit.models.running.doors import in_order
 from lenskit.models.sites import Site
-from lenskit.models.taps import Point, Taker, first_tensor, in_order, tapped, watched
+from lenskit.models.taps import Point, Taker, first_tensor, tapped, watched
 
 if TYPE_CHECKING:
     from lenskit.models.anatomy import Anatomy
