@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from lenskit.models.batch import Prompt
 from lenskit.models.edits import Call
 from lenskit.models.finding.placed import is_plain
 from lenskit.models.finding.ragged import Side
 from lenskit.models.run import Run
 from lenskit.models.sites import LAYERED, NAMES, SINGLE, Site, SiteUnavailable
-from lenskit.models.taps import Point, tapped
+from lenskit.models.taps import Point, Taker, tapped
 
 if TYPE_CHECKING:
     from lenskit.models.model import Model
@@ -69,9 +70,9 @@ class Measure:
         self.run = self._run(self.sites)
         self._steady = 0.0
 
-    def _run(self, sites: Iterable[tuple[str, int]], prompt: object = None, **more: object) -> Run:
+    def _run(self, sites: Iterable[tuple[str, int]], prompt: Prompt | None = None, **more: Any) -> Run:
         keep = [Site(*site) for site in sites]
-        return self.model.run(self.tokens if prompt is None else prompt, keep=keep, **more)  # type: ignore[arg-type]
+        return self.model.run(self.tokens if prompt is None else prompt, keep=keep, **more)
 
     def _layers(self, *names: str) -> list[int]:
         """The layers in which all of these sites exist."""
@@ -195,11 +196,10 @@ class Measure:
         spots = {layer: self.anatomy.spot(Site(name, layer)) for layer in self.anatomy.layers_of(name)}
         given = dict[int, Tensor]()
 
-        def keeping(layer: int) -> object:
+        def keeping(layer: int) -> Taker:
             return lambda tensor: given.__setitem__(layer, tensor.clone())
 
-        takers = {Point(spot.point.module, "output"): keeping(layer) for layer, spot in spots.items()}
-        with tapped(takers):  # type: ignore[arg-type]
+        with tapped({Point(spot.point.module, "output"): keeping(layer) for layer, spot in spots.items()}):
             self._run([])
         return [_projected(self.run[name, layer], spot.point.module, given[layer]) for layer, spot in spots.items()]
 
