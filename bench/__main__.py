@@ -3,9 +3,17 @@
 import torch
 
 import lenskit as lk
-from bench import lens, model, paint
+from bench import lens, model, paint, sweep, transcoder, tuned
 
 torch.set_num_threads(1)
-for lines in (model.report(lk.load("demo")), lens.report(), paint.report()):
+demo = lk.load("demo")
+for lines in (
+    model.report(demo),
+    lens.report(),
+    paint.report(),
+    sweep.report(demo),
+    tuned.report(demo),
+    transcoder.report(),
+):
     for line in lines:
         print(line, flush=True)

@@ -19,7 +19,11 @@ const common = {
 await build({
   ...common,
   format: "esm",
-  entryPoints: [{ in: "lens_table/index.ts", out: "lens_table" }],
+  entryPoints: [
+    { in: "attention_view/index.ts", out: "attention_view" },
+    { in: "lens_table/index.ts", out: "lens_table" },
+    { in: "patch_grid/index.ts", out: "patch_grid" },
+  ],
   outdir: out,
 });
 // The host is inlined in a page as a classic script's worth of code: nothing to export.

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from lenskit.lenses.lens import Lens, columns_of, target_ids, trajectory_of
-from lenskit.lenses.readout import Columns
+from lenskit.lenses.lens import Lens
+from lenskit.lenses.reading import columns_of, rows_of, target_ids, trajectory_of
+from lenskit.lenses.readout import Asked, Columns
 from lenskit.lenses.trajectory import Trajectory
 from lenskit.models.edits import Edit
 from lenskit.models.prefix import Prefix, common_length
 from lenskit.models.run import Run
+from lenskit.models.sites import Site
 from lenskit.models.steps import finish, in_steps
 
 T = TypeVar("T")
@@ -29,7 +31,7 @@ class Update:
 
     Attributes:
         trajectory: of the whole prompt.
-        start: the columns before it are those of the update before, unchanged.
+        start: the columns before it are those of the update before of this lens, unchanged.
         ran: how many positions went through the model.
     """
 
@@ -38,11 +40,44 @@ class Update:
     ran: int
 
 
-class LiveReading:
-    """The live source of a lens table: it holds the last reading, and turns it into the next one.
+@dataclass(frozen=True)
+class Stream:
+    """The residual stream of a prompt.
 
-    Every value equals that of a full read of the same prompt up to floating-point noise. One update runs at a time; the
-    generator may be closed at any yield, and what was held before stays good.
+    Attributes:
+        tokens: the prompt.
+        states: (layer, pos, d_model) by site, for each site that one of the lenses reads.
+        final: (pos, d_model) the final residual.
+        edits: those the model had.
+    """
+
+    tokens: list[int]
+    states: dict[str, Tensor]
+    final: Tensor
+    edits: tuple[Edit, ...]
+
+    def cut(self, length: int) -> Stream:
+        """The first positions of it."""
+        states = {site: x[:, :length] for site, x in self.states.items()}
+        return Stream(self.tokens[:length], states, self.final[:length], self.edits)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """What one lens read last."""
+
+    tokens: list[int]
+    target: int | None
+    versus: int | None
+    columns: Columns
+
+
+class LiveReading:
+    """The live source of a lens table: it holds the last readings, and turns them into the next one.
+
+    Several lenses read the same run: changing the lens runs nothing. Every value equals that of a full read of the same
+    prompt up to floating-point noise. One update runs at a time; the generator may be closed at any yield, and what was
+    held before stays good.
 
     >>> live = LiveReading(lk.LogitLens(model))                # doctest: +SKIP
     >>> live.now("The capital of France").ran                  # doctest: +SKIP
@@ -51,62 +86,102 @@ class LiveReading:
     1
     """
 
-    def __init__(self, lens: Lens, top_k: int = 10) -> None:
-        self.lens, self.top_k = lens, top_k
-        self.prefix = Prefix(lens.model)
-        self._tokens: list[int] = []
-        self._target: int | None = None
-        self._edits: tuple[Edit, ...] = ()
-        self._columns: Columns | None = None
-        self._states = torch.empty(lens.model.n_layers, 0, 0)  # (layer, pos, d_model), of the lens's site
+    def __init__(self, lens: Lens | Sequence[Lens], top_k: int = 10) -> None:
+        self.lenses: tuple[Lens, ...] = tuple(lens) if isinstance(lens, Sequence) else (lens,)
+        self.lens, self.top_k = self.lenses[0], top_k
+        self.model = self.lens.model
+        self.prefix = Prefix(self.model)
+        self.sites = list(dict.fromkeys(each.site for each in self.lenses))
+        nothing = torch.empty(0, 0)
+        self.stream = Stream([], dict.fromkeys(self.sites, nothing[None]), nothing, ())
+        self._held: dict[tuple[Lens, str], _Held] = {}
 
     def now(self, prompt: str | list[int], target: str | int | None = None) -> Update:
         """Update without pausing. Raises what `model.run` and `lens.read` raise."""
         return finish(self.update(prompt, target))
 
-    def update(self, prompt: str | list[int], target: str | int | None = None) -> Generator[float, None, Update]:
-        """Update in steps: yields the share done before every block of the model and after every tile."""
-        model = self.lens.model
-        target = None if target is None else model.text.token(target)
-        batch = model.batch(prompt)
+    def update(
+        self,
+        prompt: str | list[int],
+        target: str | int | None = None,
+        *,
+        versus: str | int | None = None,
+        lens: Lens | None = None,
+        site: str | None = None,
+    ) -> Generator[float, None, Update]:
+        """Update in steps: yields the share done before every block of the model and after every tile.
+
+        `lens` is one of the lenses, by default the first, and `site` what it reads, by default its own site.
+        """
+        lens = self.lens if lens is None else lens
+        name = lens.site if site is None else site
+        first, other = (None if token is None else self.model.text.token(token) for token in (target, versus))
+        tokens = self.tokens(prompt)
+        shared = self._shared(tokens)
+        fresh, ran = None, 0
+        if shared < len(tokens):
+            fresh, ran = yield from within(0.0, _FORWARD, self._run(tokens, shared))
+        else:
+            self.stream = self.stream.cut(shared)
+        held = self._held.get((lens, name))
+        columns, start = None, 0
+        # A column belongs to its position and the targets: another target means all columns are read again.
+        if held is not None and (first, other) == (held.target, held.versus):
+            start = common_length(tokens, held.tokens)
+            start = start if self.model.anatomy.causal or tokens == held.tokens else 0
+            columns = held.columns[:start]
+        if start < len(tokens):
+            logits = self._logits(start, fresh)
+            ids = torch.tensor(tokens[start:])
+            asked = Asked(self.top_k, target_ids(self.model, first, ids), target_ids(self.model, other, ids))
+            reading = columns_of(lens, self.rows(lens, name)[:, start:], logits, asked, name)
+            new = yield from within(_FORWARD, 1.0, reading)
+            columns = columns.then(new) if columns is not None and start else new
+        assert columns is not None
+        self._held[lens, name] = _Held(tokens, first, other, columns)
+        return Update(trajectory_of(lens, tokens, columns, self.model.provenance, name), start, ran)
+
+    def tokens(self, prompt: str | list[int]) -> list[int]:
+        """The prompt's tokens. Raises what `model.batch` raises, and ValueError for more than one prompt."""
+        batch = self.model.batch(prompt)
         if len(batch.tokens) > 1:
             raise ValueError(f"a live reading follows one prompt, not {len(batch.tokens)}.")
-        tokens: list[int] = batch.tokens[0].tolist()
-        shared = common_length(tokens, self._tokens)
-        if not model.anatomy.causal and tokens != self._tokens:
-            shared = 0  # what comes later changes what was before
-        edits = model.edits
-        if edits or self._edits:
-            shared = 0  # an edit may stand at the last position, wherever that is now
-        # A column belongs to its position and the target: another target means all columns are read again.
-        start = shared if self._columns is not None and target == self._target else 0
+        return batch.tokens[0].tolist()
 
-        states, logits, ran = self._states[:, :shared], None, 0
-        if shared < len(tokens):
-            states, logits, ran = yield from _within(0.0, _FORWARD, self._run(tokens, states))
-        columns = self._columns[:start] if self._columns is not None else None
-        if start < len(tokens):
-            if start < shared:
-                with torch.no_grad():
-                    known = model.unembed(states[-1, start:shared])
-                logits = known if logits is None else torch.cat([known, logits])
-            assert logits is not None
-            chosen = target_ids(model, target, batch.tokens[0, start:])
-            reading = columns_of(self.lens, states[:, start:], logits, self.top_k, chosen)
-            fresh = yield from _within(_FORWARD, 1.0, reading)
-            columns = fresh if columns is None else columns.then(fresh)
-        assert columns is not None
-        self._tokens, self._target, self._columns, self._states = tokens, target, columns, states
-        self._edits = edits
-        trajectory = trajectory_of(self.lens, tokens, columns, model.provenance)
-        return Update(trajectory, start, ran)
+    def rows(self, lens: Lens, site: str) -> Tensor:
+        """(row, pos, d_model) what a lens reads of the present stream: all rows but the model's own."""
+        return self.stream.states[site][: len(rows_of(lens, site)) - 1]
 
-    def _run(self, tokens: list[int], known: Tensor) -> Generator[float, None, tuple[Tensor, Tensor, int]]:
-        """States of the whole prompt, logits of the positions after the `known` states, and how many positions ran."""
-        blocks = self.lens.model.anatomy.blocks
+    def logits(self, start: int) -> Tensor:
+        """(pos, vocab) the model's own from position `start` on."""
+        return self._logits(start, None)
+
+    def _logits(self, start: int, fresh: Tensor | None) -> Tensor:
+        """The model's own logits from `start` on; `fresh` are those of the last positions, where the run gave them."""
+        end = len(self.stream.tokens) - (0 if fresh is None else len(fresh))
+        if fresh is not None and start >= end:
+            return fresh[start - end :]
+        with torch.no_grad():
+            known = self.model.unembed(self.stream.final[start:end])
+        return known if fresh is None else torch.cat([known, fresh])
+
+    def _shared(self, tokens: list[int]) -> int:
+        """How many positions of the stream still stand. What was read of others is forgotten where it does not."""
+        stream, edits = self.stream, self.model.edits
+        if edits or stream.edits:
+            self._held.clear()  # an edit may stand at the last position, wherever that is now
+            return 0
+        if not self.model.anatomy.causal and tokens != stream.tokens:
+            return 0  # what comes later changes what was before
+        return common_length(tokens, stream.tokens)
+
+    def _run(self, tokens: list[int], count: int) -> Generator[float, None, tuple[Tensor, int]]:
+        """Run what follows the first `count` positions: its logits, and how many positions ran. Moves the stream."""
+        blocks, last = self.model.anatomy.blocks, Site("resid_post", self.model.n_layers - 1)
         # The prefix may hold more than these states: a reading that was given up had run its forward already.
-        count = known.shape[1]
-        forward = in_steps(lambda: self.prefix.run(tokens, keep=self.lens.site, known=count), blocks)
+        keep = [*self.sites, *([] if "resid_post" in self.sites else [last])]
+        edits = self.model.edits
+        forward = in_steps(lambda: self.prefix.run(tokens, keep=keep, known=count), blocks)
         done = 0
         while True:
             try:
@@ -117,13 +192,17 @@ class LiveReading:
             done = min(done + 1, len(blocks))
             yield done / len(blocks)
         ran, fresh = run.tokens.shape[1], len(tokens) - count
-        states = run[self.lens.site][:, 0, ran - fresh :]
-        if known.numel():
-            states = torch.cat([known, states], 1)
-        return states, run.logits[0, ran - fresh :], ran
+        known = self.stream.cut(count)
+        states = {site: run[site][:, 0, ran - fresh :] for site in self.sites}
+        final = run[last][0, ran - fresh :]
+        if count:
+            states = {site: torch.cat([known.states[site], x], 1) for site, x in states.items()}
+            final = torch.cat([known.final, final])
+        self.stream = Stream(tokens, states, final, edits)
+        return run.logits[0, ran - fresh :], ran
 
 
-def _within(low: float, high: float, steps: Generator[float, None, T]) -> Generator[float, None, T]:
+def within(low: float, high: float, steps: Generator[float, None, T]) -> Generator[float, None, T]:
     """The steps of one phase, as a share of the whole."""
     while True:
         try:

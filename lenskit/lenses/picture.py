@@ -1,13 +1,14 @@
-"""Pictures of a trajectory that need no kernel: a plotly heat map, and a plain table for GitHub and nbviewer."""
+"""Pictures of what was read that need no kernel: plotly heat maps, several panels in one figure."""
 
 from __future__ import annotations
 
-import xml.etree.ElementTree as ET
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lenskit.lenses.statistic import STATISTICS, Statistic
+from lenskit.lenses.statistic import PROBABILITIES, SIGNED, STATISTICS, Statistic
 from lenskit.models.text import show
 
 if TYPE_CHECKING:
@@ -15,107 +16,170 @@ if TYPE_CHECKING:
 
     from lenskit.lenses.trajectory import Trajectory
 
-# The sequential scale of LOOK.md on a light page; nothing is the colour of the page.
+# The scales of LOOK.md on a light page; nothing is the colour of the page.
 SEQUENTIAL = ("#ffffff", "#d9e8f2", "#8fbfdc", "#3a86b7", "#0d4f82", "#06294d")
-_WIDEST = 24
+DIVERGING = ("#8a3403", "#d9782f", "#f3c9a1", "#ffffff", "#a9cfe6", "#3a86b7", "#063f6e")
+INK = "#797c82"  # that can be read on a light and on a dark page
+_CELL = (72, 21)
+_NARROW_CELL = 46
+_WIDEST = 1500
 
 
-def heat_map(trajectory: Trajectory, statistic: Statistic) -> go.Figure:
-    """The plotly figure of `Trajectory.figure`."""
-    import plotly.graph_objects as go
+@dataclass(frozen=True)
+class Panel:
+    """One heat map: values (layer, pos), what stands in the cells and over them, and the scale.
 
-    values = trajectory.statistic(statistic)
+    Attributes:
+        values: (layer, pos); NaN where there is none.
+        says: the text in each cell.
+        hover: what is shown over each cell, as plotly reads it.
+        heads: the token over each column.
+        names: what each row is called.
+        title, legend: over the panel, and beside its scale.
+        scale: the values at the two ends of the scale.
+        signed: whether the scale runs both ways from nothing.
+        downward: whether little is dark: the first rank.
+        axis: what the rows are.
+    """
+
+    values: np.ndarray
+    says: list[list[str]]
+    hover: list[list[str]]
+    heads: list[str]
+    names: list[str]
+    title: str
+    legend: str
+    scale: tuple[float, float]
+    signed: bool = False
+    downward: bool = False
+    axis: str = "layer"
+
+
+def panel(trajectory: Trajectory, statistic: Statistic, *, clip: tuple[float, float] | None = None) -> Panel:
+    """The panel of one statistic of a trajectory."""
+    values = np.asarray(trajectory.statistic(statistic), dtype=np.float64)
     layers, positions = trajectory.shape
-    says = [[show(trajectory.pieces[int(i)]) for i in row] for row in trajectory.top_ids[..., 0]]
-    hover = [[_top_k(trajectory, layer, pos) for pos in range(positions)] for layer in range(layers)]
-    low, high = (0.0, 1.0) if "probability" in statistic else (0.0, float(values.max()) or 1.0)
-    heat = go.Heatmap(
-        z=np.asarray(values, dtype=np.float64),
-        text=says,
-        texttemplate="%{text}",
-        customdata=hover,
-        hovertemplate="layer %{y}, position %{x}<br>%{customdata}<extra></extra>",
-        zmin=low,
-        zmax=high,
-        colorscale=[[i / (len(SEQUENTIAL) - 1), colour] for i, colour in enumerate(SEQUENTIAL)],
-        reversescale=statistic == "rank",
-        colorbar={"title": {"text": STATISTICS[statistic], "side": "right"}},
-        xgap=1,
-        ygap=1,
+    return Panel(
+        values=values,
+        says=[[show(trajectory.pieces[int(i)]) for i in row] for row in trajectory.top_ids[..., 0]],
+        hover=[[_top_k(trajectory, layer, pos) for pos in range(positions)] for layer in range(layers)],
+        heads=heads_of(trajectory),
+        names=trajectory.layer_names,
+        title=f"{trajectory.provenance['lens']} lens",
+        legend=STATISTICS[statistic],
+        scale=clip or scale_of(values, statistic),
+        signed=statistic in SIGNED,
+        downward=statistic == "rank",
+        axis=f"layer ({trajectory.site})",
     )
-    figure = go.Figure(heat)
-    heads = [show(trajectory.pieces[int(i)]) for i in trajectory.ids]
-    figure.update_xaxes(tickvals=list(range(positions)), ticktext=[_plain(head) for head in heads], side="top")
-    figure.update_yaxes(title={"text": f"layer ({trajectory.site})"})
+
+
+def scale_of(values: np.ndarray, statistic: str) -> tuple[float, float]:
+    """The two ends of a scale: from nothing to all of a probability, or to the largest value there is."""
+    if statistic in PROBABILITIES:
+        return 0.0, 1.0
+    finite = values[np.isfinite(values)]
+    most = float(np.abs(finite).max()) if finite.size else 1.0
+    return (-most or -1.0 if statistic in SIGNED else 0.0), most or 1.0
+
+
+def heads_of(trajectory: Trajectory) -> list[str]:
+    """The prompt's tokens as column heads."""
+    return [plain(show(trajectory.pieces[int(i)])) for i in trajectory.ids]
+
+
+def drawn(panels: Sequence[Panel]) -> go.Figure:
+    """One plotly figure of panels: side by side while there is room, else one under another."""
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    widths = [_cell(each) * len(each.heads) for each in panels]
+    beside = sum(widths) + 170 * len(panels) <= _WIDEST
+    rows, columns = (1, len(panels)) if beside else (len(panels), 1)
+    heights = [_CELL[1] * len(each.names) for each in panels]
+    inside = sum(widths) + 170 * (len(panels) - 1) if beside else max(widths)
+    tall = max(heights) if beside else sum(heights) + 120 * (len(panels) - 1)
+    figure = make_subplots(
+        rows,
+        columns,
+        horizontal_spacing=170 / inside if columns > 1 else 0.0,
+        vertical_spacing=120 / tall if rows > 1 else 0.0,
+        column_widths=widths if beside else None,
+        row_heights=None if beside else heights,
+    )
+    several = len(panels) > 1
+    for n, each in enumerate(panels):
+        row, column = (1, n + 1) if beside else (n + 1, 1)
+        figure.add_trace(go.Heatmap(**_heatmap(each)), row=row, col=column)
+        plain_axes = {"showgrid": False, "zeroline": False}
+        heads = {"tickvals": list(range(len(each.heads))), "ticktext": each.heads, "side": "top"}
+        figure.update_xaxes(row=row, col=column, **heads, **plain_axes)
+        shown = list(range(len(each.names)))[:: -max(1, len(each.names) // 15)]
+        names = {"tickvals": shown, "ticktext": [each.names[y] for y in shown], "title": {"text": each.axis}}
+        figure.update_yaxes(row=row, col=column, **names, **plain_axes)
+        where: Any = figure.get_subplot(row, column)
+        heat: Any = figure.data[n]
+        (left, right), (low, high) = where.xaxis.domain, where.yaxis.domain
+        heat.colorbar.update(x=right, xanchor="left", xpad=8, y=(low + high) / 2, len=high - low, thickness=12)
+        if several:
+            heat.colorbar.title = None  # it is over the panel
+            text = plain(f"{each.title}: {each.legend}")
+            over = {"x": left, "y": high, "xref": "paper", "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
+            figure.add_annotation(text=text, yshift=24, showarrow=False, font={"size": 13}, **over)
+    top = 64 if several else 40
     figure.update_layout(
-        width=160 + 72 * positions,
-        height=110 + 21 * layers,
+        width=inside + 70 + 110,
+        height=tall + top + 24,
+        margin={"l": 70, "r": 110, "t": top, "b": 24},
         # No ground of its own, and an ink that can be read on a light and on a dark page.
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        font={"color": "#797c82"},
-        margin={"l": 60, "t": 50, "b": 20, "r": 20},
+        font={"color": INK},
     )
-    figure.update_xaxes(showgrid=False, zeroline=False)
-    figure.update_yaxes(showgrid=False, zeroline=False)
     return figure
+
+
+def _cell(each: Panel) -> int:
+    return _CELL[0] if len(each.heads) <= 24 else _NARROW_CELL
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _heatmap(each: Panel) -> dict[str, object]:
+    colours = DIVERGING if each.signed else SEQUENTIAL
+    return {
+        "z": each.values,
+        # Cut to the cell: a single long token would make plotly shrink the text of all.
+        "text": [[plain(_cut(text, _cell(each) // 8)) for text in row] for row in each.says],
+        "texttemplate": "%{text}",
+        "customdata": each.hover,
+        "hovertemplate": "%{customdata}<extra></extra>",
+        "zmin": each.scale[0],
+        "zmax": each.scale[1],
+        "colorscale": [[i / (len(colours) - 1), colour] for i, colour in enumerate(colours)],
+        "reversescale": each.downward,
+        "colorbar": {"title": {"text": each.legend, "side": "right"}, "outlinewidth": 0},
+        "xgap": 1,
+        "ygap": 1,
+    }
 
 
 def _top_k(trajectory: Trajectory, layer: int, pos: int) -> str:
     ids, probs = trajectory.top_ids[layer, pos], trajectory.top_probs[layer, pos]
     pairs = zip(ids.tolist(), probs.tolist(), strict=True)
-    return "<br>".join(f"{_plain(show(trajectory.pieces[i]))}  {p:.3f}" for i, p in pairs)
+    lines = [f"{plain(show(trajectory.pieces[i]))}  {p:.3f}" for i, p in pairs]
+    where = f"layer {trajectory.layer_names[layer]}, position {trajectory.positions[pos]}"
+    numbers = [
+        f"{STATISTICS[name]}: {trajectory.statistic(name)[layer, pos]:.4g}"
+        for name in trajectory.statistics
+        if name not in ("probability", "target_probability")
+    ]
+    target = plain(show(trajectory.pieces[int(trajectory.target_ids[pos])]))
+    return "<br>".join([where, *lines, "", f"target {target}", *numbers])
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text as plotly should show it: it reads a little HTML, so what would open a tag is written out."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-
-
-def html_table(trajectory: Trajectory, layers_first: str = "last-first") -> str:
-    """A static table of the top tokens, coloured by their probability: the last layer on top.
-
-    It is built as a tree of elements, so that a token can never become markup. A long prompt shows its last 24
-    positions.
-    """
-    layers, positions = trajectory.shape
-    first = max(0, positions - _WIDEST)
-    table = ET.Element(
-        "table", {"style": "border-collapse:separate;border-spacing:1px;font:12px ui-monospace,monospace"}
-    )
-    caption = ET.SubElement(table, "caption", {"style": "caption-side:top;text-align:left;font-family:sans-serif"})
-    caption.text = (
-        f"{trajectory.provenance['model']}, {trajectory.provenance['lens']} lens: the top token in each layer"
-    )
-    if first:
-        caption.text += f" (the last {_WIDEST} of {positions} tokens)"
-    head = ET.SubElement(ET.SubElement(table, "thead"), "tr")
-    ET.SubElement(head, "th", {"scope": "col"}).text = "layer"
-    for token in trajectory.ids[first:]:
-        ET.SubElement(head, "th", {"scope": "col", "style": "text-align:center"}).text = show(
-            trajectory.pieces[int(token)]
-        )
-    body = ET.SubElement(table, "tbody")
-    order = range(layers) if layers_first == "first-first" else reversed(range(layers))
-    for layer in order:
-        row = ET.SubElement(body, "tr")
-        ET.SubElement(row, "th", {"scope": "row"}).text = str(layer)
-        for pos in range(first, positions):
-            # Two digits, in the colour too: so a stored notebook reads the same from one processor to the next.
-            p = round(float(trajectory.probability[layer, pos]), 2)
-            cell = ET.SubElement(row, "td", {"style": _cell_style(p), "title": f"{p:.2f}"})
-            cell.text = show(trajectory.pieces[int(trajectory.top_ids[layer, pos, 0])])
-    return ET.tostring(table, encoding="unicode", method="html")
-
-
-def _cell_style(p: float) -> str:
-    place = min(max(p, 0.0), 1.0) * (len(SEQUENTIAL) - 1)
-    low = min(int(place), len(SEQUENTIAL) - 2)
-    a, b = (np.array([int(SEQUENTIAL[i][j : j + 2], 16) for j in (1, 3, 5)]) for i in (low, low + 1))
-    red, green, blue = (round(x) for x in (a + (b - a) * (place - low)).tolist())
-    linear = [
-        (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4) for c in (red / 255, green / 255, blue / 255)
-    ]
-    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    ink = "#000000" if luminance > 0.179 else "#ffffff"
-    return f"background:#{red:02x}{green:02x}{blue:02x};color:{ink};text-align:center;padding:1px 6px"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-NATS = math.log(2)
+from lenskit.lenses.product import NATS, NEVER
+
 _GROUPS = 64
 _HEADROOM = 64.0  # bits by which a later logit may exceed the reference before exp2 comes near overflow
 
@@ -24,9 +25,18 @@ class Running:
         target: (pos,) the token whose rank and probability are asked for.
         known: the target's logits in bits where they can be had beforehand: (pos, vocab) whole rows of one layer, or
             (pos * layer,); or None if each block is the whole vocabulary.
+        watched: other tokens whose log-probability is asked for, by the name of the result: (pos,), or -1 for none.
     """
 
-    def __init__(self, positions: int, layers: int, top_k: int, target: Tensor, known: Tensor | None) -> None:
+    def __init__(
+        self,
+        positions: int,
+        layers: int,
+        top_k: int,
+        target: Tensor,
+        known: Tensor | None,
+        watched: Mapping[str, Tensor] | None = None,
+    ) -> None:
         self.positions, self.layers, self.top_k = positions, layers, top_k
         rows = positions * layers
         self.target = target.repeat_interleave(layers)
@@ -34,6 +44,8 @@ class Running:
             known = known.gather(1, target[:, None])[:, 0]
         self.target_score = known
         self.device = target.device
+        self.watched = {name: ids.repeat_interleave(layers) for name, ids in (watched or {}).items()}
+        self.scores = {name: torch.full((rows,), torch.nan, device=self.device) for name in self.watched}
         self.reference: Tensor | None = None
         self.mass, self.moment, self.cross, self.weight = (
             torch.zeros(rows, dtype=torch.float64, device=self.device) for _ in range(4)
@@ -54,6 +66,7 @@ class Running:
             self.spare = torch.empty_like(tile)
         peaks = self._take_top(tile, first)
         self._count_above(tile, first)
+        self._watch(tile, first)
         self._refer(peaks)
         assert self.reference is not None
         tile.sub_(self.reference[:, None])
@@ -77,15 +90,20 @@ class Running:
         order = self.best.argsort(dim=-1, descending=True, stable=True)
         best = self.best.gather(1, order)
         reference = self.reference.double()
-        log_prob = (self.target_score.double() - reference - lse) * NATS
         shape = (self.positions, self.layers)
+
+        def log_prob(score: Tensor) -> Tensor:
+            found = ((score.double() - reference - lse) * NATS).clamp_max(0)
+            return found.masked_fill(score <= NEVER, -torch.inf).float().view(shape)
+
         return {
             "top_ids": self.best_ids.gather(1, order).int().view(*shape, -1),
             "top_probs": torch.exp2(best.double() - (reference + lse)[:, None]).float().view(*shape, -1),
             "entropy": entropy.clamp_min(0).view(shape),
             "cross_entropy": ((lse - expected) * NATS).view(shape),
-            "target_log_prob": log_prob.clamp_max(0).float().view(shape),
+            "target_log_prob": log_prob(self.target_score),
             "target_rank": self.above.view(shape),
+            **{name: log_prob(score) for name, score in self.scores.items()},
         }
 
     def _refer(self, peaks: Tensor) -> None:
@@ -102,6 +120,13 @@ class Running:
         self.mass *= shrink
         self.cross -= rise * self.weight
         self.reference = self.reference + rise
+
+    def _watch(self, tile: Tensor, first: int) -> None:
+        """Take down the logits of the watched tokens that are in this tile."""
+        for name, ids in self.watched.items():
+            inside = (ids >= first) & (ids < first + tile.shape[1])
+            column = (ids - first).clamp(0, tile.shape[1] - 1)[:, None]
+            self.scores[name] = torch.where(inside, tile.gather(1, column)[:, 0], self.scores[name])
 
     def _count_above(self, tile: Tensor, first: int) -> None:
         """Count the logits above the target's. The target itself may round differently: it is never counted."""

@@ -32,7 +32,7 @@ from lenskit.models.finding.trial import try_middles
 from lenskit.models.finding.wrapped import eager, is_compiled
 from lenskit.models.finding.writers import find_writers
 from lenskit.models.running.doors import Door
-from lenskit.models.sites import BEFORE_ROTARY, LAYERED, NAMED, NAMES, SINGLE, Site, Sites, SiteUnavailable
+from lenskit.models.sites import AFTER_NORM, BEFORE_ROTARY, LAYERED, NAMED, NAMES, SINGLE, Site, Sites, SiteUnavailable
 from lenskit.models.taps import Point
 
 
@@ -287,6 +287,12 @@ class Anatomy:
                     f"'blocks.{found[1]}.attn.hook_rot_{found[2]}'."
                 )
             return self.spot(site)
+        if found := AFTER_NORM.fullmatch(path):
+            ours = {"ln1": f"attn_in.{found[1]}", "ln2": f"mlp_in.{found[1]}", "ln_final": "final_norm"}[found[2]]
+            raise SiteUnavailable(
+                f"{path!r} stands after the norm's gain and bias in some versions of TransformerLens, and before them "
+                f"in others. Ask for {ours!r}, which is after them."
+            )
         modules = self._paths
         if path in modules and path:
             return Spot(Point(modules[path], "output"))

@@ -26,9 +26,14 @@ AttentionSide = Literal["q", "k", "v", "scores", "pattern"]
 SIDES = ("q", "k", "v", "scores", "pattern")
 
 Record = Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor | None, Mapping[str, Any], Tensor], None]
+Instead = Callable[
+    [Attend, nn.Module, Tensor, Tensor, Tensor, Tensor | None, Mapping[str, Any]], tuple[Tensor, Tensor | None]
+]
+"""What stands in for an attention function: it is given that function, and what that would be called with."""
 
 _watched: dict[nn.Module, list[tuple[object, Mapping[str, Taker]]]] = {}
 _recorders: list[tuple[object, Record]] = []
+_substitutes: list[tuple[object, Instead]] = []
 _open = 0
 _originals: dict[str, Attend | None] = {}
 
@@ -87,6 +92,21 @@ def recorded(record: Record) -> Generator[None]:
 
 
 @contextmanager
+def substituted(function: Instead) -> Generator[None]:
+    """Call `function(own, module, q, k, v, mask, kwargs)` where this greenlet's forwards call an attention function.
+
+    q, k, v are as the attention function has them, (batch, head, pos, d_head); `own` is the model's implementation.
+    """
+    entry = (getcurrent(), function)
+    with _in_place_of_every_implementation():
+        _substitutes.append(entry)
+        try:
+            yield
+        finally:
+            _substitutes.remove(entry)
+
+
+@contextmanager
 def _in_place_of_every_implementation() -> Generator[None]:
     """Stand under the names of the attention functions in transformers' registry, for as long as anybody looks."""
     from transformers import AttentionInterface
@@ -125,6 +145,9 @@ def _showing(own: Attend | None) -> Attend:
                 out = function(module, query, key, value, attention_mask, **kwargs)
                 record(module, query, key, value, attention_mask, kwargs, out[0])
                 return out
+        for owner, instead in _substitutes:
+            if owner is here:
+                return instead(function, module, query, key, value, attention_mask, kwargs)
         if (takers := _takers_of(module)) is not None:
             return attend(function, module, query, key, value, attention_mask, kwargs, takers)
         return function(module, query, key, value, attention_mask, **kwargs)

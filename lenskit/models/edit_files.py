@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lenskit.artifacts import sha256, whole_file, write_json
+from lenskit.models.ablations import AblateLayer, RemoveSubspace
 from lenskit.models.edits import (
     SELECTORS,
     Add,
@@ -35,13 +36,14 @@ from lenskit.models.running.which import Which, indices
 
 FORMAT, VERSION = "lenskit edits", 1
 _KINDS: dict[str, type[Edit]] = {
-    kind.__name__: kind for kind in (Set, Add, Scale, Zero, Mean, Resample, Project, Patch)
+    kind.__name__: kind for kind in (Set, Add, Scale, Zero, Mean, Resample, Project, Patch, RemoveSubspace, AblateLayer)
 }
 # What each field of an edit holds; every other one is a selector.
 _PLAIN: dict[str, type | tuple[type, ...]] = {
     "site": str,
     "scale": (int, float),
     "over": str,
+    "how": str,
     "seed": int,
     "keep": bool,
 }

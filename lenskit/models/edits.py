@@ -66,6 +66,16 @@ class Edit:
         """The site that it changes."""
         return self.site
 
+    @property
+    def reads(self) -> str | None:
+        """Another site that it has to see first, or None."""
+        return None
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether it is listed as an edit and acts by other means than at its site."""
+        return False
+
     def new(self, part: Tensor, at: At) -> Tensor:
         """What becomes of the chosen part, (row, pos, ...), or (place, ...) where rows differ in length."""
         raise NotImplementedError
@@ -226,8 +236,8 @@ class Project(Edit):
         object.__setattr__(self, "directions", made)
 
     @cached_property
-    def _basis(self) -> Tensor:
-        """(rank, d), orthonormal."""
+    def basis(self) -> Tensor:
+        """(rank, d), orthonormal, of the directions' span."""
         # On the CPU: not every device has float64, in which nearly parallel directions can still be told apart.
         _, sizes, basis = torch.linalg.svd(torch.atleast_2d(self.directions).cpu().double(), full_matrices=False)
         return basis[sizes > 1e-7 * sizes.max()]
@@ -238,7 +248,7 @@ class Project(Edit):
                 f"{self!r}: directions of {self.directions.shape[-1]} numbers for activations of {part.shape[-1]}."
             )
         wide = torch.promote_types(part.dtype, torch.float32)
-        basis = self._basis.to(wide).to(part.device)
+        basis = self.basis.to(wide).to(part.device)
         inside = part.to(wide) @ basis.T @ basis
         return inside if self.keep else part - inside
 
@@ -294,6 +304,10 @@ class Splice(Edit):
     def writes(self) -> str:
         return self.into
 
+    @property
+    def reads(self) -> str:
+        return self.site
+
     def new(self, part: Tensor, at: At) -> Tensor:
         raise NotImplementedError("a Splice reads one site and writes another (see running/act.py).")
 
@@ -305,7 +319,7 @@ def as_edits(edits: Edit | Iterable[Edit]) -> tuple[Edit, ...]:
         if not isinstance(each, Edit):
             raise TypeError(
                 f"{each!r} is no edit. Edits are: Set, Add, Scale, Zero, Mean, Resample, Project, Patch, "
-                "Splice and Call."
+                "RemoveSubspace, AblateLayer, Splice and Call."
             )
     return given
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lenskit.models.model import Model
 
 Kind = Literal["previous", "duplicate", "induction"]
+KINDS: tuple[Kind, ...] = ("previous", "induction", "duplicate")
 
 
 def head_scores(run: Run, kind: Kind) -> Tensor:
@@ -35,14 +36,24 @@ def head_scores(run: Run, kind: Kind) -> Tensor:
     >>> run = model.run(lk.repeated_tokens(model, 25), keep="pattern")  # doctest: +SKIP
     >>> lk.head_scores(run, "induction").argmax()                      # doctest: +SKIP
     """
-    target = _targets(run.tokens, run.mask, kind)
-    rows = target.any(-1)
-    if not bool(rows.any()):
+    if not target_positions(run.tokens, run.mask, kind):
         raise ValueError(
             f"no position of this prompt has a place where a {kind} head would look: no token comes twice."
         )
-    share = (run["pattern"] * target[None, :, None].to(run["pattern"].device)).sum(-1)
-    return (share * rows[None, :, None]).sum((1, 3)) / rows.sum()
+    return shares(run["pattern"], run.tokens, run.mask, kind)
+
+
+def shares(pattern: Tensor, tokens: Tensor, mask: Tensor | None, kind: Kind) -> Tensor:
+    """(layer, head): what `head_scores` gives, of patterns (layer, row, head, query, key) that are at hand."""
+    target = _targets(tokens, mask, kind)
+    rows = target.any(-1)
+    share = (pattern * target[None, :, None].to(pattern.device)).sum(-1)
+    return (share * rows[None, :, None].to(pattern.device)).sum((1, 3)) / rows.sum()
+
+
+def target_positions(tokens: Tensor, mask: Tensor | None, kind: Kind) -> int:
+    """How many positions have a place where a head of this kind would look."""
+    return int(_targets(tokens, mask, kind).any(-1).sum())
 
 
 def heads_figure(scores: Tensor, name: str = "score") -> go.Figure:

@@ -298,7 +298,8 @@ class Model:
         if not hasattr(self.anatomy.model, "generate"):
             raise TypeError(f"{self.anatomy.family} cannot generate: transformers gives it no generate method.")
         moment = Moment(batch.mask, len(batch.tokens), 0, 0)
-        return Stepping(Plan(self.anatomy, moment, (*self.edits, *as_edits(edits))), keep, how)
+        staying = self.edits
+        return Stepping(Plan(self.anatomy, moment, (*staying, *as_edits(edits)), len(staying)), keep, how)
 
     def plan(self, batch: Batch, edits: Edit | Iterable[Edit] = ()) -> Plan:
         """What a forward of this batch has to do for the edits, those that stay first."""

@@ -48,7 +48,6 @@ _ALIASES = {
     **{f"hook_{name}": name for name in ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")},
     "hook_embed": "embed",
     "hook_pos_embed": "pos_embed",
-    "ln_final.hook_normalized": "final_norm",
     "unembed.hook_out": "logits",
     "attn.hook_rot_q": "q",
     "attn.hook_rot_k": "k",
@@ -57,15 +56,16 @@ _ALIASES = {
     "attn.hook_pattern": "pattern",
     "attn.hook_z": "z",
     "attn.hook_in": "attn_in",
-    "ln1.hook_normalized": "attn_in",
     "mlp.hook_in": "mlp_in",
-    "ln2.hook_normalized": "mlp_in",
     "mlp.hook_pre": "mlp_pre",
     "mlp.hook_post": "mlp_post",
 }
 
 BEFORE_ROTARY = re.compile(r"blocks\.(\d+)\.attn\.hook_([qk])")
 """TransformerLens's queries and keys before the rotary embedding: ours only in a model that has none."""
+
+AFTER_NORM = re.compile(r"(?:blocks\.(\d+)\.)?(ln1|ln2|ln_final)\.hook_normalized")
+"""TransformerLens's normalised residuals: after the norm's gain and bias in some of its versions, before in others."""
 
 
 class SiteUnavailable(LookupError):

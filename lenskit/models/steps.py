@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
+from contextvars import ContextVar
 from typing import TypeVar
 
 import torch
+from greenlet import getcurrent
 from torch import nn
 
 from lenskit.models.running.standing import Standing
 from lenskit.models.taps import Point, tapped
 
 T = TypeVar("T")
+
+_within: ContextVar[Standing | None] = ContextVar("within", default=None)
 
 
 def in_steps(compute: Callable[[], T], blocks: Iterable[nn.Module]) -> Generator[None, None, T]:
@@ -29,6 +33,7 @@ def in_steps(compute: Callable[[], T], blocks: Iterable[nn.Module]) -> Generator
         standing.pause()
 
     def run() -> T:
+        _within.set(standing)
         with tapped({Point(block, "input"): pause for block in blocks}):
             return compute()
 
@@ -44,9 +49,12 @@ def in_steps(compute: Callable[[], T], blocks: Iterable[nn.Module]) -> Generator
 
 
 def finish(steps: Generator[object, None, T]) -> T:
-    """Take every step at once, and give the value at the end."""
+    """Take every step at once, and give the value at the end. Inside another's step, each is one of that, too."""
+    outer = _within.get()
     while True:
         try:
             next(steps)
         except StopIteration as done:
             return done.value
+        if outer is not None and outer.greenlet is getcurrent():
+            outer.pause()

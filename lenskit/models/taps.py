@@ -154,36 +154,72 @@ def _only_one(there: Any, new: Any) -> Any:
     return new
 
 
+class _InPlace:
+    """What stands in the place of a module's forward, each for the forwards of one greenlet, the newest outermost."""
+
+    def __init__(self, door: Door) -> None:
+        self.inner: Callable[..., Any] = door.within or door.own
+        self.entries: list[tuple[object, Callable[..., Any]]] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        here, forward = getcurrent(), self.inner
+        for owner, stand_in in self.entries:
+            if owner is here:
+                forward = partial(stand_in, forward)
+        return forward(*args, **kwargs)
+
+
+@contextmanager
+def _in_place(stand_ins: Mapping[nn.Module, Callable[..., Any]]) -> Generator[None]:
+    """Call `stand_in(own, *args, **kwargs)` in the place of each module's forward, in this greenlet's forwards."""
+    owner, stood = getcurrent(), list[tuple[Door, _InPlace, tuple[object, Callable[..., Any]]]]()
+    try:
+        for module, stand_in in stand_ins.items():
+            door, entry = Door.of(module), (owner, stand_in)
+            there = door.within if isinstance(door.within, _InPlace) else _InPlace(door)
+            door.within = there
+            there.entries.append(entry)
+            stood.append((door, there, entry))
+        yield
+    finally:
+        for door, there, entry in stood:
+            there.entries = [each for each in there.entries if each is not entry]
+            if not there.entries:
+                door.within = None if there.inner == door.own else there.inner
+                door.taken_away_if_idle()
+
+
 @contextmanager
 def skipped(modules: Mapping[nn.Module, int | None]) -> Generator[None]:
     """Let modules hand on what they are given, for this greenlet's forwards: nothing in them is computed.
 
     Each comes with the length of the tuple that it gives, or None where it gives a tensor by itself.
     """
-    owner = getcurrent()
 
-    def stand_in(door: Door, form: int | None) -> Callable[..., Any]:
-        own = door.within or door.own
+    def hand_on(form: int | None, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        given = first_tensor(args)
+        hidden = given if given is not None else first_tensor(kwargs)
+        return hidden if form is None else (hidden, *[None] * (form - 1))
 
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            if getcurrent() is not owner:
-                return own(*args, **kwargs)
-            given = first_tensor(args)
-            hidden = given if given is not None else first_tensor(kwargs)
-            return hidden if form is None else (hidden, *[None] * (form - 1))
-
-        return forward
-
-    doors = [(Door.of(module), form) for module, form in modules.items()]
-    before = [(door, door.within) for door, _ in doors]
-    try:
-        for door, form in doors:
-            door.within = stand_in(door, form)
+    with _in_place({module: partial(hand_on, form) for module, form in modules.items()}):
         yield
-    finally:
-        for door, within in before:
-            door.within = within
-            door.taken_away_if_idle()
+
+
+Calls = dict[nn.Module, list[tuple[tuple[Any, ...], dict[str, Any]]]]
+"""By module, each call's arguments and keywords."""
+
+
+@contextmanager
+def called_with(modules: Iterable[nn.Module]) -> Generator[Calls]:
+    """Gather what each of the modules is called with in this greenlet's forwards, after all hooks and not copied."""
+    calls: Calls = {module: [] for module in modules}
+
+    def note(module: nn.Module, own: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        calls[module].append((args, kwargs))
+        return own(*args, **kwargs)
+
+    with _in_place({module: partial(note, module) for module in calls}):
+        yield calls
 
 
 @contextmanager

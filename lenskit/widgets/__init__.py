@@ -4,6 +4,10 @@
 >>> lk.widgets.LensTable(lk.load("demo"), "The capital of France is")  # doctest: +SKIP
 """
 
+from lenskit.widgets.attention_cell import AttentionCell
+from lenskit.widgets.attention_view import AttentionView
 from lenskit.widgets.lens_table import LensTable, Selection
+from lenskit.widgets.link import Link, link
+from lenskit.widgets.patch_grid import PatchedCell, PatchGrid
 
-__all__ = ["LensTable", "Selection"]
+__all__ = ["AttentionCell", "AttentionView", "LensTable", "Link", "PatchGrid", "PatchedCell", "Selection", "link"]

@@ -16,6 +16,7 @@ LENSKIT = ROOT / "lenskit"
 FLOORS = {
     "artifacts": 0,
     "data": 0,
+    "largest": 0,
     "models": 1,
     "lenses": 2,
     "patching": 2,
@@ -23,6 +24,7 @@ FLOORS = {
     "circuits": 3,
     "widgets": 4,
     "cli": 5,
+    "__main__": 6,
 }
 JUPYTER = {"IPython", "anywidget", "ipykernel", "ipywidgets", "jupyter_client", "jupyterlab", "notebook"}
 ENGINES = {"torch", "transformers"}
@@ -92,7 +94,7 @@ PLANTED = [
     (climbing_imports, "models/run.py", "def later():\n    import lenskit.widgets.lens_table"),
     (climbing_imports, "models/run.py", "from lenskit import lenses"),
     (climbing_imports, "models/run.py", "import lenskit"),
-    (climbing_imports, "lenses/lens.py", "from lenskit.patching.sweep import sweep"),
+    (climbing_imports, "lenses/lens.py", "from lenskit.patching.sweeps import sweep"),
     (
         climbing_imports,
         "artifacts.py",
@@ -107,7 +109,7 @@ ALLOWED = [
     ("lenses/lens.py", "from lenskit.models.model import Model\nfrom .trajectory import Trajectory"),
     (
         "circuits/graph.py",
-        "from lenskit.transcoders.transcoder import Transcoder\nimport lenskit.patching.sweep",
+        "from lenskit.transcoders.transcoder import Transcoder\nimport lenskit.patching.sweeps",
     ),
     ("widgets/lens_table.py", "import anywidget\ndef read():\n    import torch"),
     (

@@ -28,8 +28,12 @@ MAY_NAME_A_HOST = {ROOT / "binder" / "postBuild"}  # Binder must not take the wh
 A_MACHINES_PATH = re.compile(r"(?<![\w.])/(work|root|home/\w+|Users/\w+)/")
 
 
+# A lens as tuned-lens 0.2.0 itself saved it, which is what our reader has to read: torch's format, of plain tensors.
+PUBLISHED = {ROOT / "tests" / "lenses" / "fixtures" / "tuned_lens_0_2_0" / "lens" / "params.pt"}
+
+
 def texts() -> list[Path]:
-    found = [path for path in committed_files() if path.suffix not in PICTURES | WEIGHTS]
+    found = [path for path in committed_files() if path.suffix not in PICTURES | WEIGHTS and path not in PUBLISHED]
     assert found, "git lists no files"
     return found
 
@@ -40,7 +44,7 @@ def test_no_build_product_is_committed() -> None:
 
 
 def test_no_pickle_is_committed() -> None:
-    assert [path for path in committed_files() if path.suffix in PICKLES] == []
+    assert [path for path in committed_files() if path.suffix in PICKLES and path not in PUBLISHED] == []
 
 
 def test_the_lock_of_the_front_ends_names_no_place_to_fetch_from() -> None:

@@ -67,9 +67,9 @@ class Lab:
         """Open a notebook of the server's folder, with a kernel that is ready."""
         return OpenNotebook(self, self.act(OPEN, path))
 
-    def act(self, action: str, argument: object = None) -> Any:
+    def act(self, action: str, argument: object = None, seconds: int = PATIENCE) -> Any:
         """Do something in the page (the source of a JavaScript function) and give what comes of it."""
-        return self.page.evaluate(IN_TIME, [action, argument, PATIENCE])
+        return self.page.evaluate(IN_TIME, [action, argument, seconds])
 
     def troubles(self) -> list[str]:
         """Everything that went wrong in the page so far. A test that is content asserts that it is empty."""
@@ -104,9 +104,9 @@ class OpenNotebook:
         """Everything of this notebook that is in the page."""
         return self.lab.page.locator(f"[id='{self.id}']")
 
-    def run_all(self) -> None:
+    def run_all(self, seconds: int = PATIENCE) -> None:
         """Run every cell. The first cell that fails is raised as an error here."""
-        if not self.lab.act(RUN):
+        if not self.lab.act(RUN, None, seconds):
             raise AssertionError("a cell failed: " + "; ".join(self.lab.act(ERRORS)))
 
     def execute(self, code: str) -> None:

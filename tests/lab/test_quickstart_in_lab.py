@@ -17,11 +17,11 @@ PROMPT = "The capital of France is"
 
 
 class Table:
-    """The live table at the end of the notebook, by its roles, and `table`, its Python half, in the kernel."""
+    """The first live table of the notebook, by its roles, and `table`, its Python half, in the kernel."""
 
     def __init__(self, notebook: OpenNotebook) -> None:
         self.notebook = notebook
-        self.view = notebook.panel.get_by_role("group", name="Lens table").last
+        self.view = notebook.panel.get_by_role("group", name="Lens table").first
         self.prompt = self.view.get_by_role("textbox", name="prompt")
         self.grid = self.view.get_by_role("grid")
         self.error = self.view.get_by_role("alert")

@@ -1,6 +1,8 @@
 """What a lens reads equals a naive float64 computation that holds everything at once."""
 
 import copy
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 
 import numpy as np
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import lenskit as lk
-from lenskit.lenses import readout
+from lenskit.lenses import product, readout
 from lenskit.lenses.running import Running
 from tests.models.tiny import tiny
 
@@ -23,47 +25,92 @@ def model(family: str, vocab: int = 131) -> lk.Model:
     return lk.Model(tiny(family, vocab=vocab))
 
 
-def naive(family: str, ids: Tensor, vocab: int = 131) -> Tensor:
+def naive(family: str, ids: Tensor, vocab: int = 131, site: str = "resid_post", without: Sequence[int] = ()) -> Tensor:
     """Log-probabilities (layer, pos, vocab) in float64, by the whole model in float64."""
     double = lk.Model(copy.deepcopy(model(family, vocab).hf_model).double())
-    run = double.run(ids, keep="resid_post")
+    run = double.run(ids, keep=site)
+    states = run[site][:-1, 0] if site == "resid_post" else run[site][:, 0]
     with torch.no_grad():
-        rows = [*map(double.unembed, run["resid_post"][:-1, 0]), run.logits[0]]
-    return torch.stack(rows).log_softmax(-1)
+        logits = torch.stack([*map(double.unembed, states), run.logits[0]])
+    logits[..., list(without)] = -torch.inf
+    return logits.log_softmax(-1)
 
 
-@settings(max_examples=40)
+@settings(max_examples=60)
 @given(
     family=st.sampled_from(FAMILIES),
     ids=st.lists(st.integers(0, 130), min_size=1, max_size=12),
     target=st.one_of(st.none(), st.integers(0, 130)),
+    versus=st.one_of(st.none(), st.integers(0, 130)),
+    mask_input=st.booleans(),
+    site=st.sampled_from(["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"]),
     top_k=st.integers(1, 20),
     rows=st.sampled_from([1, 4, 1024]),
     width=st.sampled_from([16, 64, 1 << 20]),
 )
 def test_every_statistic_agrees_with_float64(
-    family: str, ids: list[int], target: int | None, top_k: int, rows: int, width: int
+    family: str,
+    ids: list[int],
+    target: int | None,
+    versus: int | None,
+    mask_input: bool,
+    site: str,
+    top_k: int,
+    rows: int,
+    width: int,
 ) -> None:
     """However the work is cut into tiles: chunks of positions, and blocks of the vocabulary down to 16 tokens."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(readout, "TILE_ROWS", rows)
-        patch.setattr(readout, "_blocks", lambda head, vocab, _: [slice(v, v + width) for v in range(0, vocab, width)])
-        read = lk.LogitLens(model(family)).read(ids, top_k=top_k, target=target)
-    logp = naive(family, torch.tensor([ids]))
+    if site not in model(family).sites:
+        site = "resid_post"
+    with cut_into(rows, width):
+        read = lk.LogitLens(model(family)).read(
+            ids, top_k=top_k, target=target, versus=versus, mask_input=mask_input, site=site
+        )
+    logp = naive(family, torch.tensor([ids]), site=site, without=ids if mask_input else [])
     p, final = logp.exp(), logp[-1]
+    finite = logp.masked_fill(logp == -torch.inf, 0.0)
+    assert read.shape == (len(logp), len(ids))
 
-    np.testing.assert_allclose(read.entropy, -(p * logp).sum(-1), atol=1e-5)
-    np.testing.assert_allclose(read.kl, (final.exp() * (final - logp)).sum(-1), atol=1e-5)
+    np.testing.assert_allclose(read.entropy, -(p * finite).sum(-1), atol=1e-5)
+    np.testing.assert_allclose(read.kl, (p[-1] * (finite[-1] - finite)).sum(-1), atol=1e-5)
     wanted = final.argmax(-1) if target is None else torch.full((len(ids),), target)
     assert read.target_ids.tolist() == wanted.tolist()
     own = logp.gather(-1, wanted[None, :, None].expand(len(logp), -1, 1))
     np.testing.assert_allclose(read.target_log_prob, own[..., 0], atol=1e-5)
     # Two logits closer than float32 tells apart may stand in either order.
-    sure, perhaps = (logp > own + 1e-5).sum(-1).numpy(), (logp > own - 1e-5).sum(-1).numpy() - 1
+    sure = (logp > own + 1e-5).sum(-1).numpy()
+    perhaps = (logp > own - 1e-5).sum(-1).numpy() - (1 if target not in ids or not mask_input else 0)
     assert ((sure <= read.rank) & (read.rank <= perhaps)).all()
     np.testing.assert_allclose(read.top_probs, p.topk(top_k).values, atol=1e-6)
     chosen = p.gather(-1, torch.from_numpy(read.top_ids.astype(np.int64)))
     np.testing.assert_allclose(chosen, p.topk(top_k).values, atol=1e-6)
+
+    following = logp[:, :-1].gather(-1, torch.tensor(ids[1:])[None, :, None].expand(len(logp), -1, 1))[..., 0]
+    np.testing.assert_allclose(read.statistic("loss")[:, :-1], -following, atol=1e-5)
+    assert np.isnan(read.statistic("loss")[:, -1]).all()
+    if versus is None:
+        assert read.log_prob_difference is None
+        return
+    difference = own[..., 0] - logp[..., versus]
+    np.testing.assert_allclose(read.statistic("log_prob_difference"), difference, atol=1e-5)
+    change = read.statistic("log_prob_difference_change")
+    np.testing.assert_allclose(change[1:], difference[1:] - difference[:-1], atol=2e-5)
+    assert np.isnan(change[0]).all()
+
+
+def cut_into(rows: int, width: int) -> AbstractContextManager[object]:
+    """Chunks of at most so many rows, blocks of so many tokens."""
+
+    @contextmanager
+    def cut() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(readout, "TILE_ROWS", rows)
+            patch.setattr(
+                readout, "blocks_of", lambda head, vocab, _: [slice(v, v + width) for v in range(0, vocab, width)]
+            )
+            yield
+
+    return cut()
 
 
 def test_a_large_vocabulary_is_read_in_groups_and_gives_the_same_top_k() -> None:
@@ -127,7 +174,7 @@ def test_reading_never_holds_layers_x_positions_x_vocabulary() -> None:
     _ = deep.anatomy.tail
     with Largest():
         lk.LogitLens(deep).read(run)
-    assert 0 < Largest.numbers <= 2 * readout.TILE_NUMBERS < 40 * 64 * 4352
+    assert 0 < Largest.numbers <= 2 * product.TILE_NUMBERS < 40 * 64 * 4352
 
 
 def test_reading_in_half_precision_stays_close_to_float32() -> None:

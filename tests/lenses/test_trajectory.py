@@ -1,6 +1,7 @@
 """A trajectory is a value object: frozen arrays with names, a table, a figure and plain text."""
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ def model() -> lk.Model:
 
 @cache
 def reading() -> lk.Trajectory:
-    return lk.LogitLens(model()).read("The capital of France", target="t")
+    return lk.LogitLens(model()).read("The capital of France", target="t", versus="e")
 
 
 def test_a_prompt_and_a_run_of_it_read_the_same() -> None:
@@ -64,6 +65,8 @@ def test_every_statistic_has_its_array_by_name() -> None:
     for name in STATISTICS:
         assert read.statistic(name).shape == read.shape  # pyright: ignore[reportArgumentType]
     np.testing.assert_allclose(read.cross_entropy, -np.log(read.target_probability), rtol=1e-4)
+    with pytest.raises(ValueError, match=r"'log_prob_difference' was not read: read again with versus="):
+        lk.LogitLens(model()).read("The capital").statistic("log_prob_difference")
     with pytest.raises(ValueError, match=r"'surprise' is not a statistic. Statistics are: probability, entropy"):
         read.statistic("surprise")  # pyright: ignore[reportArgumentType]
 
@@ -94,11 +97,49 @@ def test_a_wrong_top_k_is_refused(top_k: int) -> None:
         lk.LogitLens(model()).read("The capital", top_k=top_k)
 
 
+def test_with_another_site_the_model_s_own_prediction_is_one_more_row() -> None:
+    read = lk.LogitLens(model()).read("The capital of France", site="attn_out")
+    assert read.layer_names == ["0", "1", "2", "final"]
+    assert read[-1].layer_names == ["final"]
+    np.testing.assert_array_equal(read.entropy[-1], reading().entropy[-1])
+
+
+def test_a_part_holds_the_same_numbers_and_knows_where_it_was() -> None:
+    read = reading()
+    part = read[1:, -3:]
+    assert part.layers.tolist() == [1, 2]
+    assert part.positions.tolist() == list(range(len(read.ids) - 3, len(read.ids)))
+    for name in STATISTICS:
+        np.testing.assert_array_equal(part.statistic(name), read.statistic(name)[1:, -3:])  # pyright: ignore
+    np.testing.assert_array_equal(part.top_ids, read.top_ids[1:, -3:])
+    assert part.prompt_tokens == read.prompt_tokens[-3:]
+    assert read[2].shape == (1, len(read.ids))
+    assert read[[0, 2], 1].shape == (2, 1)
+    assert read[::-1].layers.tolist() == [2, 1, 0]
+    assert read.stride(2).layers.tolist() == [0, 2]
+    assert lk.LogitLens(model()).read("The", site="resid_pre").stride(2).layer_names == ["1", "final"]
+    with pytest.raises(ValueError, match="read-only"):
+        part.entropy[0, 0] = 1
+    with pytest.raises(IndexError):
+        read[7]
+    with pytest.raises(IndexError, match="nothing is left of 3 rows"):
+        read[3:]
+
+
+def test_the_input_tokens_are_left_out_if_asked() -> None:
+    read = lk.LogitLens(model()).read("The capital of France", mask_input=True, top_k=20)
+    assert not set(read.top_ids.ravel().tolist()) & set(read.ids.tolist())
+    assert read.provenance["mask_input"] is True
+
+
 def test_a_lens_reads_only_the_residual_stream() -> None:
     h = torch.ones(1, 32)
     assert lk.LogitLens(model()).transport(h, "resid_pre.2") is h
-    with pytest.raises(ValueError, match="a lens reads the residual stream"):
-        lk.LogitLens(model()).transport(h, ("attn_out", 1))
+    for site in ("z", "mlp_in"):
+        with pytest.raises(ValueError, match="a lens reads the residual stream or what is added to it"):
+            lk.LogitLens(model()).transport(h, (site, 1))
+        with pytest.raises(ValueError, match="a lens reads the residual stream or what is added to it"):
+            lk.LogitLens(model()).read("The capital", site=site)
 
 
 def test_to_pandas_has_one_row_for_each_cell() -> None:
@@ -114,7 +155,17 @@ def test_to_pandas_has_one_row_for_each_cell() -> None:
 def test_the_figure_holds_the_statistic_and_the_tokens(statistic: str) -> None:
     figure = reading().figure(statistic)  # pyright: ignore[reportArgumentType]
     np.testing.assert_allclose(figure.data[0].z, reading().statistic(statistic))  # pyright: ignore
+    assert reading().tokens(1, 2)[0].strip() in figure.data[0].text[1][2]  # pyright: ignore
+    assert reading().tokens(1, 2)[9].strip() in figure.data[0].customdata[1][2]  # pyright: ignore
     assert "<extra></extra>" in figure.data[0].hovertemplate  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_several_statistics_are_panels_of_one_figure() -> None:
+    figure = reading()[1:, 2:].figure("entropy", "log_prob_difference", clip=(-1, 1))
+    heats: Any = figure.data
+    assert [(heat.xaxis, heat.yaxis) for heat in heats] == [("x", "y"), ("x2", "y2")]
+    assert all((heat.zmin, heat.zmax) == (-1, 1) for heat in heats)
+    np.testing.assert_allclose(heats[1].z, reading().statistic("log_prob_difference")[1:, 2:])
 
 
 def test_the_static_table_shows_hostile_tokens_as_text() -> None:

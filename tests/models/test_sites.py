@@ -88,7 +88,6 @@ def test_grouped_query_attention_has_fewer_keys_and_values_than_queries(head_sit
         ("blocks.1.mlp.hook_pre", ("mlp_pre", 1)),
         ("blocks.1.mlp.hook_post", ("mlp_post", 1)),
         ("hook_embed", "embed"),
-        ("ln_final.hook_normalized", "final_norm"),
     ],
 )
 def test_transformer_lens_names_are_aliases(alias: str, site: str | tuple[str, int]) -> None:
@@ -99,6 +98,19 @@ def test_transformer_lens_names_are_aliases(alias: str, site: str | tuple[str, i
     edited = model("llama").run(ids, edits=lk.Zero(alias)).logits
     name, layer, _ = Site.parse(site)
     assert torch.equal(edited, model("llama").run(ids, edits=lk.Zero(name, layers=layer)).logits)
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("blocks.1.ln1.hook_normalized", "attn_in.1"),
+        ("blocks.1.ln2.hook_normalized", "mlp_in.1"),
+        ("ln_final.hook_normalized", "final_norm"),
+    ],
+)
+def test_names_that_changed_their_meaning_in_transformer_lens_are_refused(name: str, ours: str) -> None:
+    with pytest.raises(lk.SiteUnavailable, match=f"before them in others. Ask for '{ours}'"):
+        model("llama").run(tokens(), keep=name)
 
 
 def test_queries_before_the_rotary_embedding_are_q_only_where_there_is_none() -> None:

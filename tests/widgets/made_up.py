@@ -3,7 +3,7 @@
 import base64
 import re
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -13,7 +13,7 @@ COMMON = "the of to and a in is was her for it oven fridge hours bake cake until
 RARE = "dishwasher automatically tomorrow capital France cool waited put"
 WORDS = [*(f" {word}" for word in f"{COMMON} {RARE}".split()), ",", ".", "\n", "  ", " (", " -", "'s"]
 
-ARRAYS = ("ids", "top_ids", "top_probs", "entropy", "kl", "target_ids", "target_prob", "target_rank")
+ARRAYS = ("ids", "top_ids", "top_probs", "entropy", "kl", "target_ids", "target_log_prob", "target_rank")
 
 
 @dataclass
@@ -41,15 +41,16 @@ class MadeUp:
     def facts(self, **changes: object) -> dict:
         facts = {
             "v": 1, "live": True, "title": "Lens table", "model": "Made-up-135M (4-bit)", "lenses": ["logit"],
-            "site": "resid_post", "layers": self.layers, "vocab": self.vocab, "context": 8192, "dtype": "float32",
-            "device": "cpu",
+            "sites": {"logit": "resid_post"}, "layers": self.layers, "vocab": self.vocab, "context": 8192,
+            "dtype": "float32", "device": "cpu",
         }  # fmt: skip
         return facts | changes
 
     def spec(self, prompt: str, **changes: object) -> dict:
         spec = {
             "v": 1, "prompt": prompt, "lens": "logit", "statistic": "probability", "target": None,
-            "order": "last-first", "selection": None, "scale": None,
+            "order": "last-first", "selection": None, "scale": None, "versus": None, "second": None, "other": None,
+            "view": "one", "difference": "js",
         }  # fmt: skip
         return spec | changes
 
@@ -63,9 +64,13 @@ class MadeUp:
     def tokenize(self, prompt: str) -> list[int]:
         return [self.token_id(piece) for piece in re.findall(r" ?\w+|\s+(?!\w)| ?[^\w\s]+|\s", prompt)]
 
-    def column(self, tokens: list[int], target: int | None) -> dict[str, np.ndarray]:
+    def column(
+        self, tokens: list[int], target: int | None, lens: str = "logit", layers: int | None = None
+    ) -> dict[str, np.ndarray]:
         """What the lens reads after `tokens`: depends on nothing else, as in a causal model."""
-        rng = np.random.default_rng(zlib.crc32(repr(tokens).encode()))
+        if layers is not None and layers != self.layers:
+            return replace(self, layers=layers)._adopt(self).column(tokens, target, lens)
+        rng = np.random.default_rng(zlib.crc32((repr(tokens) + lens.removeprefix("logit")).encode()))
         choices = self._choices
         final = int(rng.integers(choices))
         arrives = int(rng.integers(self.layers // 2, self.layers + 1))
@@ -89,12 +94,51 @@ class MadeUp:
         rank = np.where(held.any(1), held.argmax(1), rng.integers(self.k, self.vocab, self.layers))
         return {
             "ids": np.array(tokens[-1], np.int32), "top_ids": top_ids, "top_probs": top_probs, "entropy": entropy,
-            "kl": kl, "target_ids": np.array(goal, np.int32), "target_prob": prob.astype(np.float32),
+            "kl": kl, "target_ids": np.array(goal, np.int32), "target_log_prob": np.log(prob).astype(np.float32),
             "target_rank": rank.astype(np.int32),
         }  # fmt: skip
 
+    def _adopt(self, other: "MadeUp") -> "MadeUp":
+        """Know the same tokens as another."""
+        self._ids, self._pieces, self._choices = other._ids, other._pieces, other._choices
+        return self
+
+    def whole_side(self, prompt: str, target: int | None, lens: str, layers: int) -> tuple[dict, dict]:
+        """One side of a comparison, all of it, at `resid_pre`: its fields and its arrays."""
+        tokens = self.tokenize(prompt)
+        columns = [self.column(tokens[: i + 1], target, lens, layers) for i in range(len(tokens))]
+        arrays = {name: np.stack([column[name] for column in columns]) for name in ARRAYS}
+        self._number += 1
+        fields = {
+            "table": self._number, "base": None, "start": 0, "positions": len(tokens), "site": "resid_pre",
+            "layers": list(range(layers)), "k": self.k, "pieces": [[i, p] for i, p in enumerate(self._pieces)],
+            "arrays": entries(arrays),
+        }  # fmt: skip
+        return fields, arrays
+
+    def compared(self, request: dict) -> tuple[dict, list[bytes]]:
+        """The `table` message for a `read` of two sides: two lenses at `resid_pre`, or two prompts."""
+        lens, target = request["lens"], request["target"]
+        prompt, other = request["prompt"], request["other"] if request["other"] is not None else request["prompt"]
+        first, a = self.whole_side(prompt, target, lens, self.layers + 1)
+        second, b = self.whole_side(other, target, request["second"] or lens, self.layers + 1)
+        change = b["top_probs"][..., 0] - a["top_probs"][..., 0]
+        between = {
+            "kl": 3 * np.abs(change), "js": np.abs(change) * np.float32(np.log(2)), "total_variation": np.abs(change),
+            "largest_change": change, "changed_ids": b["top_ids"][..., 0].astype(np.int32),
+        }  # fmt: skip
+        pieces = [[i, p] for i, p in enumerate(self._pieces)]
+        asked = {name: request[name] for name in ("id", "prompt", "lens", "target", "versus", "second", "other")}
+        message = {
+            "v": 1, "kind": "table", **asked, **first, "beside": second,
+            "between": {"pieces": pieces, "arrays": entries(between)}, "ms": 84.2, "recomputed": 0,
+        }  # fmt: skip
+        return message, [x.tobytes() for part in (a, b, between) for x in part.values()]
+
     def reply(self, request: dict) -> tuple[dict, list[bytes]]:
         """The `table` message for a `read`, a suffix where the view has what comes before."""
+        if request.get("second") is not None or request.get("other") is not None:
+            return self.compared(request)
         tokens = self.tokenize(request["prompt"])
         target = request["target"]
         same = 0
@@ -112,15 +156,21 @@ class MadeUp:
         message = {
             "v": 1, "kind": "table", "id": request["id"], "table": self._number, "base": base, "start": same,
             "positions": len(tokens), "prompt": request["prompt"], "target": target,
+            "lens": request.get("lens", "logit"), "versus": None, "second": None, "other": None, "beside": None,
+            "between": None, "site": "resid_post",
             "layers": list(range(self.layers)), "k": self.k, "pieces": [[i, self._pieces[i]] for i in sorted(new)],
             "ms": 84.2, "recomputed": len(tokens) - same,
-            "arrays": [{"name": n, "dtype": str(a.dtype), "shape": list(a.shape)} for n, a in arrays.items()],
+            "arrays": entries(arrays),
         }  # fmt: skip
         return message, [a.tobytes() for a in arrays.values()]
 
     def forget(self) -> None:
         """Start a new chain of tables: nothing has been sent."""
         self._number, self._tokens, self._sent, self._target = 0, [], set(), None
+
+
+def entries(arrays: dict[str, np.ndarray]) -> list[dict]:
+    return [{"name": n, "dtype": str(a.dtype), "shape": list(a.shape)} for n, a in arrays.items()]
 
 
 def in_base64(buffers: list[bytes]) -> list[str]:

@@ -43,7 +43,7 @@ def test_axe_finds_nothing_to_object_to(browser: Browser, axe: str, scheme: str,
     looked_at = dict(found["passes"])["color-contrast"]
     assert len(looked_at) > 30
     # Among them a head, a switch, a layer's number, a probability, a key and the facts.
-    for part in ("lk-head", "<span>entropy", "lk-layer", "lk-number", "lk-kbd", "lk-facts"):
+    for part in ("lk-head", "<span>last on top", "lk-layer", "lk-number", "lk-kbd", "lk-facts"):
         assert any(part in node for node in looked_at), part
     context.close()
 
@@ -73,8 +73,8 @@ def test_everything_can_be_reached_with_the_tab_key_and_its_focus_is_seen(browse
     for _ in range(9):
         view.page.keyboard.press("Tab")
         reached.append(view.page.evaluate("document.activeElement.value || document.activeElement.className"))
-    assert reached[:5] == ["probability", "last-first", "She put the cake", "lk-grid", "lk-button lk-link"]
-    assert set(reached[5:]) == {"lk-top-line", "lk-top-line lk-target"}
+    assert reached[:6] == ["one", "probability", "last-first", "She put the cake", "lk-grid", "lk-button lk-link"]
+    assert set(reached[6:]) == {"lk-top-line", "lk-top-line lk-target"}
     view.page.get_by_role("grid").focus()
     view.page.keyboard.press("ArrowLeft")
     shadow = view.page.locator(".lk-active").evaluate("(cell) => getComputedStyle(cell).boxShadow")

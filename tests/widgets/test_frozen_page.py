@@ -33,7 +33,7 @@ def test_opens_from_disk_and_works_without_a_network(browser: Browser, tmp_path,
     assert view.page.get_by_role("button", name="Make target").count() == 0
     view.cell(3, 2).click()
     expect(view.page.locator(".lk-heading")).to_contain_text("Layer 3 after ·of")
-    view.page.get_by_role("radio", name="entropy").check()
+    view.page.get_by_role("combobox", name="colour").select_option(label="entropy")
     assert "entropy" in view.name_of(3, 2)
     view.page.get_by_role("grid").press("Control+z")
     assert "probability" in view.name_of(3, 2)

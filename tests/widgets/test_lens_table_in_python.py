@@ -64,7 +64,7 @@ def test_a_whole_table_holds_what_the_lens_reads() -> None:
     np.testing.assert_allclose(got["top_probs"].swapaxes(0, 1), read.top_probs, atol=1e-6)
     np.testing.assert_allclose(got["entropy"].T, read.entropy, atol=1e-5)
     np.testing.assert_allclose(got["kl"].T, read.kl, atol=1e-5)
-    np.testing.assert_allclose(got["target_prob"].T, read.target_probability, atol=1e-6)
+    np.testing.assert_allclose(got["target_log_prob"].T, read.target_log_prob, atol=1e-5)
     np.testing.assert_array_equal(got["target_rank"].T, read.rank)
     pieces = dict(reply["pieces"])
     assert {int(i) for i in got["top_ids"].ravel()} <= pieces.keys()

@@ -233,7 +233,7 @@ class TestChoosing:
     def test_is_undone_and_redone(self, open_view):
         view = open_view()
         view.cell(5, 2).click()
-        view.page.get_by_role("radio", name="entropy").check()
+        view.page.get_by_role("combobox", name="colour").select_option(label="entropy")
         assert view.spec["statistic"] == "entropy"
         grid = view.page.get_by_role("grid")
         grid.press("Control+z")
@@ -252,12 +252,14 @@ class TestTheColours:
             ("entropy", "entropy", ["0", "10.80 nats"]),
             ("KL to final", "kl", ["0", "20.00 nats"]),
             ("rank of target", "rank", ["49,151", "0"]),
+            ("p(target)", "target_probability", ["0", "1"]),
+            ("cross-entropy of target", "cross_entropy", ["0", "20.00 nats"]),
         ],
     )
     def test_follow_the_chosen_statistic_on_a_scale_with_real_units(self, open_view, label, name, ends):
         view = open_view(statistic="rank" if name == "probability" else "probability")
         before = view.colour_at(3, 3)
-        view.page.get_by_role("radio", name=label).check()
+        view.page.get_by_role("combobox", name="colour").select_option(label=label)
         assert view.spec["statistic"] == name
         assert view.page.locator(".lk-scale .lk-end").all_text_contents() == ends
         assert label in view.name_of(3, 3)
@@ -329,7 +331,7 @@ class TestItsShape:
         number, head, profile = (view.page.locator(part) for part in parts)
         before = number.bounding_box()["x"], head.bounding_box()["y"], profile.bounding_box()
         view.page.locator(".lk-scroller").evaluate("(e) => e.scrollTo(600, 200)")
-        view.page.wait_for_function("document.querySelector('.lk-scroller').scrollTop === 200")
+        expect(view.page.locator(".lk-scroller")).to_have_js_property("scrollTop", 200)
         assert (number.bounding_box()["x"], head.bounding_box()["y"], profile.bounding_box()) == before
 
     def test_draws_the_profile_on_the_rows_own_axis(self, open_view):

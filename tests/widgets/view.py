@@ -28,7 +28,13 @@ def built(name: str) -> str:
 
 def page_of(made_up: MadeUp, spec: dict, **facts: object) -> str:
     """The frozen page of a made-up table."""
-    reply = made_up.reply({"id": "0", "prompt": spec["prompt"], "target": spec["target"], "have": None})
+    asked = {"prompt", "target", "versus", "lens", "second", "other"}
+    question = (
+        {name: spec[name] for name in asked}
+        if spec["view"] != "one"
+        else {"prompt": spec["prompt"], "target": spec["target"]}
+    )
+    reply = made_up.reply({"id": "0", "have": None, **question})
     return page(
         title="Lens table",
         front_end=built("lens_table.js"),

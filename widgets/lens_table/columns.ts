@@ -1,6 +1,6 @@
 // The columns' widths and places: each as wide as most of its tokens, within bounds.
 import { tokenWidth } from "../shared/tokens.ts";
-import type { Table } from "./table.ts";
+import type { Cells } from "./cells.ts";
 
 const MIN = 56;
 const MAX = 96;
@@ -14,7 +14,7 @@ export class Columns {
   /** Where each column starts; one more entry than there are columns. */
   lefts: number[] = [0];
   #advance = USUAL_ADVANCE;
-  #table: Table | null = null;
+  #sheets: readonly Cells[] = [];
 
   get count(): number {
     return this.lefts.length - 1;
@@ -29,20 +29,17 @@ export class Columns {
     return (this.lefts[pos + 1] as number) - (this.lefts[pos] as number);
   }
 
-  /** Measures the columns of a new table; those before `from` are what they were. */
-  fit(table: Table, from: number): void {
-    this.#table = table;
-    const widths = new Map<number, number>();
-    const widthOf = (id: number): number => {
-      let width = widths.get(id);
-      if (width === undefined) widths.set(id, (width = tokenWidth(table.piece(id))));
-      return width;
-    };
+  /**
+   * Measures the columns of new cells; those before `from` are what they were. Two grids side by side are given both
+   * sheets, so that their columns have the same widths.
+   */
+  fit(sheets: readonly Cells[], from: number): void {
+    this.#sheets = sheets;
+    const positions = sheets[0]?.positions ?? 0;
+    const widest = sheets.map((cells) => measureOf(cells));
     this.lefts.length = Math.min(this.lefts.length, from + 1);
-    for (let pos = this.count; pos < table.positions; pos++) {
-      const cells = table.layers.map((_, row) => widthOf(table.topId(pos, row))).sort((a, b) => a - b);
-      const most = cells[Math.floor((cells.length - 1) * FITTED)] ?? 0;
-      const chars = Math.max(widthOf(table.tokenId(pos)), most);
+    for (let pos = this.count; pos < positions; pos++) {
+      const chars = Math.max(...widest.map((of) => of(pos)));
       const width = Math.min(MAX, Math.max(MIN, Math.ceil(chars * this.#advance + PADDING)));
       this.lefts.push(this.left(pos) + width);
     }
@@ -52,7 +49,7 @@ export class Columns {
   measured(advance: number): boolean {
     if (!(advance > 4) || Math.abs(advance - this.#advance) < 0.05) return false;
     this.#advance = advance;
-    if (this.#table) this.fit(this.#table, 0);
+    if (this.#sheets.length) this.fit(this.#sheets, 0);
     return true;
   }
 
@@ -64,4 +61,21 @@ export class Columns {
     while (end < this.count && this.left(end) < to) end++;
     return [first, end];
   }
+}
+
+/** How many characters wide each column of these cells should be. */
+function measureOf(cells: Cells): (pos: number) => number {
+  const widths = new Map<number, number>();
+  const widthOf = (id: number): number => {
+    let width = widths.get(id);
+    if (width === undefined) widths.set(id, (width = tokenWidth(cells.piece(id))));
+    return width;
+  };
+  return (pos) => {
+    const said = cells.layers.map((_, row) => widthOf(cells.topId(pos, row))).sort((a, b) => a - b);
+    const most = said[Math.floor((said.length - 1) * FITTED)] ?? 0;
+    const ids = cells.tokenIds(pos);
+    const head = ids.reduce((sum, id) => sum + widthOf(id), ids.length - 1);
+    return Math.max(head, most);
+  };
 }

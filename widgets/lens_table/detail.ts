@@ -1,12 +1,15 @@
 // The detail of one cell: its top tokens with bars, its numbers with units, and what one can do with it.
 import { button, make } from "../shared/dom.ts";
-import { nats, probability, whole } from "../shared/numbers.ts";
+import { nats, probability, signed, whole } from "../shared/numbers.ts";
 import { tokenElement, tokenNodes, tokenText } from "../shared/tokens.ts";
+import { rowInWords } from "./cells.ts";
 import type { Cell } from "./grid.ts";
+import { Note } from "./note.ts";
 import type { Table } from "./table.ts";
 
 export interface DetailEvents {
   makeTarget(id: number): void;
+  makeVersus(id: number): void;
   clearTarget(): void;
   copy(): void;
 }
@@ -28,11 +31,14 @@ export class Detail {
   readonly #kl = make("span");
   readonly #targetName = make("span");
   readonly #target = make("span");
+  readonly #versusName = make("span");
+  readonly #versus = make("span");
+  readonly #versusLine = make("div", "", this.#versusName, this.#versus);
   readonly #make: HTMLButtonElement;
+  readonly #against: HTMLButtonElement;
   readonly #clear: HTMLButtonElement;
   readonly #copy: HTMLButtonElement;
-  readonly #note = make("div", "lk-note");
-  #noteTimer: ReturnType<typeof setTimeout> | undefined;
+  readonly #note: Note;
   #shown: { table: Table; cell: Cell } | null = null;
 
   constructor(
@@ -41,18 +47,18 @@ export class Detail {
     private readonly signal: AbortSignal,
   ) {
     this.#make = button("Make target", () => this.#shown && events.makeTarget(this.#topId()), signal);
+    this.#against = button("Second target", () => this.#shown && events.makeVersus(this.#topId()), signal);
     this.#clear = button("Clear target", () => events.clearTarget(), signal);
     this.#copy = button("Copy as Python", () => events.copy(), signal);
     // No list of definitions: notebooks bring their own style for those.
     const numbers = make("div", "lk-numbers");
     numbers.append(make("div", "", make("span", "", "entropy"), this.#entropy));
     numbers.append(make("div", "", make("span", "", "KL to the final prediction"), this.#kl));
-    numbers.append(make("div", "", this.#targetName, this.#target));
-    const actions = make("div", "lk-actions", ...(live ? [this.#make, this.#clear] : []), this.#copy);
-    this.#note.setAttribute("role", "status");
-    this.element.append(this.#heading, this.#list, numbers, actions, this.#note);
+    numbers.append(make("div", "", this.#targetName, this.#target), this.#versusLine);
+    const actions = make("div", "lk-actions", ...(live ? [this.#make, this.#against, this.#clear] : []), this.#copy);
+    this.#note = new Note(signal);
+    this.element.append(this.#heading, this.#list, numbers, actions, this.#note.element);
     this.element.hidden = true;
-    signal.addEventListener("abort", () => clearTimeout(this.#noteTimer));
   }
 
   #topId(): number {
@@ -60,12 +66,13 @@ export class Detail {
     return table.topId(cell.pos, cell.row);
   }
 
-  show(table: Table, cell: Cell, pinned: boolean): void {
+  show(table: Table, cell: Cell, pinned: boolean, targeted: boolean): void {
     const { pos, row } = cell;
     this.#shown = { table, cell };
     const state = pinned ? "pinned" : row === table.rows - 1 ? "the model's own prediction" : "";
+    const words = rowInWords(table, row);
     this.#heading.replaceChildren(
-      `Layer ${table.layers[row]} after `,
+      `${words[0]?.toUpperCase()}${words.slice(1)} after `,
       tokenElement(table.piece(table.tokenId(pos))),
       make("span", "lk-state", state),
     );
@@ -75,7 +82,14 @@ export class Detail {
     this.#kl.textContent = `${nats(table.kl(pos, row))} nats`;
     this.#targetName.replaceChildren("target ", tokenElement(table.piece(table.targetId(pos))));
     this.#target.textContent = `rank ${whole(table.targetRank(pos, row))} · ${probability(table.targetProb(pos, row))}`;
-    this.#clear.disabled = table.message.target === null;
+    const versus = table.versusId(pos);
+    this.#versusLine.hidden = versus === null;
+    if (versus !== null) {
+      this.#versusName.replaceChildren("log-probability less that of ", tokenElement(table.piece(versus)));
+      this.#versus.textContent = `${signed(table.logProbDifference(pos, row))} nats`;
+    }
+    this.#clear.disabled = !targeted;
+    this.#against.title = `compare the target with ${tokenText(table.piece(this.#topId()))} (V)`;
     this.#clear.title = "the target is then, at each position, what the model itself predicts";
     this.#make.title = `make ${tokenText(table.piece(this.#topId()))} the target (T)`;
     this.element.hidden = false;
@@ -114,19 +128,8 @@ export class Detail {
     if (this.live) line.element.title = "make it the target";
   }
 
-  /** Says what became of a click, for a moment; `text` to be copied by hand stays. */
+  /** Says what became of a click. */
   note(message: string, text = ""): void {
-    clearTimeout(this.#noteTimer);
-    this.#note.replaceChildren(message);
-    if (text) {
-      const field = make("input", "lk-byhand");
-      field.value = text;
-      field.readOnly = true;
-      field.setAttribute("aria-label", "to be copied");
-      this.#note.append(field);
-      field.select();
-    } else {
-      this.#noteTimer = setTimeout(() => this.#note.replaceChildren(), 2500);
-    }
+    this.#note.say(message, text);
   }
 }

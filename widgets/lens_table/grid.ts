@@ -4,7 +4,7 @@ import { tokenNodes, tokenText } from "../shared/tokens.ts";
 import { Columns } from "./columns.ts";
 import { Painting, ROW, type Paint } from "./painting.ts";
 import type { Order } from "./spec.ts";
-import type { Table } from "./table.ts";
+import { rowInWords, rowName, type Cells } from "./cells.ts";
 
 /** A cell: its row in the table's arrays (not the layer's number) and its position. */
 export interface Cell {
@@ -38,16 +38,18 @@ interface Line {
   readonly slots: Slot[];
 }
 
-export class Grid {
+export class Grid<C extends Cells> {
   readonly element = make("div", "lk-grid");
   readonly columns = new Columns();
-  readonly #painting = new Painting();
+  readonly #painting = new Painting<C>();
   readonly #heads: Line;
   #lines: Line[] = [];
   readonly #slotOf = new WeakMap<Element, Slot>();
   readonly #id = uniqueId("cell");
-  #table: Table | null = null;
-  #paint: Paint | null = null;
+  #table: C | null = null;
+  /** The cells that are shown beside these. */
+  #beside: C | null = null;
+  #paint: Paint<C> | null = null;
   #order: Order = "last-first";
   #window: [number, number] = [0, 0];
   #stale = true;
@@ -66,18 +68,19 @@ export class Grid {
     if (!this.#table) this.element.style.minHeight = `${HEAD + layers * ROW}px`;
   }
 
-  /** Shows a table of which the columns before `from` are those of the one before. */
-  show(table: Table, from: number): void {
+  /** Shows cells of which the columns before `from` are those of the ones before; `beside` are the other grid's. */
+  show(table: C, from: number, beside: C | null = null): void {
     this.#table = table;
+    this.#beside = beside;
     if (this.#lines.length !== table.rows) this.#makeLines(table.rows);
-    this.columns.fit(table, from);
+    this.columns.fit(beside ? [table, beside] : [table], from);
     this.#numberLines();
     set(this.element, { "aria-rowcount": table.rows + 1, "aria-colcount": table.positions + 1 });
     this.#widen();
     this.forget(from);
   }
 
-  set paint(paint: Paint) {
+  set paint(paint: Paint<C>) {
     this.#paint = paint;
     this.forget(0);
   }
@@ -117,12 +120,11 @@ export class Grid {
     this.#heads.element.setAttribute("aria-rowindex", "1");
     this.#lines.forEach((line, at) => {
       const row = this.lineOf(at);
-      const layer = table.layers[row] as number;
       // Every third number is enough to count by, from the last layer down.
       const shown = (table.rows - 1 - row) % 3 === 0 || table.rows < 8;
-      line.number.textContent = String(layer);
+      line.number.textContent = rowName(table, row);
       line.number.classList.toggle("lk-quiet", !shown);
-      line.number.setAttribute("aria-label", `layer ${layer}`);
+      line.number.setAttribute("aria-label", rowInWords(table, row));
       line.element.setAttribute("aria-rowindex", String(at + 2));
     });
     this.#markLines();
@@ -186,23 +188,26 @@ export class Grid {
     slot.pos = pos;
   }
 
-  #fill(slot: Slot, row: number, pos: number, table: Table, { statistic }: Paint): void {
+  #fill(slot: Slot, row: number, pos: number, table: C, { statistic }: Paint<C>): void {
     if (slot.row === row && slot.pos === pos) return;
     this.#place(slot, pos);
     slot.row = row;
     const token = tokenText(table.piece(table.topId(pos, row)));
     const said = `${statistic.label} ${statistic.show(statistic.value(table, pos, row))}`;
-    slot.element.setAttribute("aria-label", `layer ${table.layers[row]}, position ${pos}: ${token}, ${said}`);
+    slot.element.setAttribute("aria-label", `${rowInWords(table, row)}, position ${pos}: ${token}, ${said}`);
     this.#mark(slot);
   }
 
-  #fillHead(slot: Slot, pos: number, table: Table): void {
+  #fillHead(slot: Slot, pos: number, table: C): void {
     if (slot.row === 0 && slot.pos === pos) return;
     this.#place(slot, pos);
     slot.row = 0;
-    const piece = table.piece(table.tokenId(pos));
-    slot.element.replaceChildren(...tokenNodes(piece, LIMIT));
-    slot.element.title = tokenText(piece);
+    const pieces = table.tokenIds(pos).map((id) => table.piece(id));
+    const nodes = pieces.flatMap((piece, i) => [...(i ? ["→"] : []), ...tokenNodes(piece, LIMIT)]);
+    slot.element.replaceChildren(...nodes);
+    slot.element.title = pieces.map(tokenText).join(" → ");
+    const other = this.#beside?.tokenIds(pos)[0];
+    slot.element.classList.toggle("lk-differs", pieces.length > 1 || (other !== undefined && other !== table.tokenIds(pos)[0]));
     slot.element.classList.toggle("lk-chosen", this.#active?.pos === pos);
   }
 

@@ -1,6 +1,7 @@
 // The lens table's front-end, as anywidget wants it.
 import "../shared/frame.css";
 import "./lens_table.css";
+import "./comparison.css";
 import type { Render } from "@anywidget/types";
 import type { Facts, Spec } from "./spec.ts";
 import { LensTableView } from "./view.ts";

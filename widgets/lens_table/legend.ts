@@ -3,7 +3,16 @@ import type { Scale } from "../shared/colour.ts";
 import { button, make } from "../shared/dom.ts";
 import type { Ends, Statistic } from "./statistic.ts";
 
+export interface Legended {
+  readonly statistic: Pick<Statistic, "title" | "unit" | "smallIsStrong" | "show">;
+  readonly ends: Ends;
+  readonly scale: Scale;
+  /** What a corner mark says. */
+  readonly corner: string;
+}
+
 export class Legend {
+  readonly #corner = make("span", "");
   readonly element = make("div", "lk-legend");
   readonly #weak = make("span", "lk-end");
   readonly #strong = make("span", "lk-end");
@@ -18,10 +27,11 @@ export class Legend {
     const ramp = make("span", "lk-scale", this.#weak, this.#bar, this.#strong, this.#title, this.#fit);
     const corner = make("span", "lk-corner");
     corner.setAttribute("aria-hidden", "true");
-    this.element.append(ramp, make("span", "lk-corner-key", corner, "same token as the final prediction"));
+    this.element.append(ramp, make("span", "lk-corner-key", corner, this.#corner));
   }
 
-  show(statistic: Statistic, ends: Ends, scale: Scale, fitted: boolean): void {
+  show({ statistic, ends, scale, corner }: Legended, fitted: boolean): void {
+    this.#corner.textContent = corner;
     const [weak, strong] = statistic.smallIsStrong ? [ends[1], ends[0]] : ends;
     const show = (value: number): string => (value === 0 ? "0" : statistic.show(value));
     this.#weak.textContent = show(weak);

@@ -6,7 +6,7 @@ import { make } from "../shared/dom.ts";
 import { Typesetter } from "../shared/typeset.ts";
 import type { Columns } from "./columns.ts";
 import type { Ends, Statistic } from "./statistic.ts";
-import type { Table } from "./table.ts";
+import type { Cells } from "./cells.ts";
 
 export const ROW = 21;
 const CELL = 20;
@@ -18,13 +18,13 @@ const FONT_SIZE = 12;
 const STEP = 512;
 
 /** How the cells are coloured. */
-export interface Paint {
-  readonly statistic: Statistic;
+export interface Paint<C extends Cells = Cells> {
+  readonly statistic: Statistic<string, C>;
   readonly ends: Ends;
   readonly scale: Scale;
 }
 
-export class Painting {
+export class Painting<C extends Cells> {
   readonly canvas = make("canvas", "lk-painting");
   readonly #typesetter: Typesetter | null;
   #ratio = 0;
@@ -43,18 +43,20 @@ export class Painting {
   }
 
   /** Whether a cell of this width shows its token whole. */
-  fits(table: Table, row: number, pos: number, width: number): boolean {
+  fits(table: C, row: number, pos: number, width: number): boolean {
     const wanted = this.#typesetter?.width(table.piece(table.topId(pos, row))) ?? 0;
     return wanted <= width - 2 * PADDING;
   }
 
-  coloursOf(table: Table, { statistic, ends, scale }: Paint, row: number, pos: number): { fill: string; ink: string } {
-    const step = stepAt(statistic.place(statistic.value(table, pos, row), ends));
+  coloursOf(table: C, { statistic, ends, scale }: Paint<C>, row: number, pos: number): { fill: string; ink: string } {
+    const value = statistic.value(table, pos, row);
+    // Of what is no number, neither end is true: nothing is.
+    const step = stepAt(Number.isNaN(value) && statistic.signed ? 0.5 : statistic.place(value, ends));
     return { fill: scale.fill[step] as string, ink: scale.ink[step] as string };
   }
 
   /** Paints the columns `first … end - 1`. */
-  draw(table: Table, paint: Paint, columns: Columns, [first, end]: readonly [number, number], rowOf: (line: number) => number): void {
+  draw(table: C, paint: Paint<C>, columns: Columns, [first, end]: readonly [number, number], rowOf: (line: number) => number): void {
     const typesetter = this.#typesetter;
     if (!typesetter || end <= first) return;
     const { context } = typesetter;

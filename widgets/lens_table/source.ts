@@ -1,20 +1,34 @@
 // Where tables come from: questions to Python, and which of its answers are taken.
 import type { AnyModel } from "@anywidget/types";
 import { Requests } from "../shared/requests.ts";
-import { Table, type TableMessage } from "./table.ts";
+import { Difference } from "./difference.ts";
+import { Table, type SideMessage, type TableMessage } from "./table.ts";
 
 /** What a table answers. */
 export interface Question {
   readonly prompt: string;
   readonly target: number | null;
+  readonly versus: number | null;
   readonly lens: string;
+  readonly second: string | null;
+  readonly other: string | null;
 }
 
-interface Read {
-  readonly prompt: string;
-  readonly target: number | null;
+interface Read extends Question {
   readonly have: number | null;
+  readonly have_beside: number | null;
 }
+
+/** What Python answered: a reading, and in a comparison the one beside it. */
+export interface Answer {
+  readonly message: TableMessage;
+  readonly first: Table;
+  readonly second: Table | null;
+  readonly difference: Difference | null;
+}
+
+const sameQuestion = (a: Question, b: Question): boolean =>
+  a.prompt === b.prompt && a.target === b.target && a.versus === b.versus && a.lens === b.lens && a.second === b.second && a.other === b.other;
 
 type Message =
   | { readonly kind: "progress"; readonly id: string; readonly done: number; readonly total: number }
@@ -23,8 +37,8 @@ type Message =
   | TableMessage;
 
 export interface SourceEvents {
-  /** A new table; the columns before `from` are those of the one before. */
-  table(table: Table, from: number): void;
+  /** A new answer; the columns before `from` are those of the one before, on both sides. */
+  table(answer: Answer, from: number): void;
   /** As `PromptField.progress`. */
   progress(share: number | null | undefined): void;
   error(text: string): void;
@@ -37,9 +51,10 @@ const HELD = 4;
 const SILENT_MS = 4000;
 
 export class TableSource {
-  table: Table | null = null;
+  answer: Answer | null = null;
   readonly #requests: Requests<Read>;
   readonly #held: Table[] = [];
+  readonly #heldBeside: Table[] = [];
   #asked: Question | null = null;
   #foreign = false;
   #failed = false;
@@ -62,9 +77,12 @@ export class TableSource {
 
   /** Asks at once. */
   read(question: Question): void {
-    // Another lens has other columns everywhere: nothing of the old table can be kept.
-    const sameLens = this.#asked?.lens === question.lens;
-    this.#ask(question, sameLens ? (this.table?.number ?? null) : null);
+    this.#ask(question, true);
+  }
+
+  /** The reading, and in a comparison its first side. */
+  get table(): Table | null {
+    return this.answer?.first ?? null;
   }
 
   /** Asks when typing rests. */
@@ -85,17 +103,19 @@ export class TableSource {
   }
 
   /** Whether this was the last question, and need not be asked again. */
-  asked({ prompt, target, lens }: Question): boolean {
-    return !this.#failed && this.#asked?.prompt === prompt && this.#asked.target === target && this.#asked.lens === lens;
+  asked(question: Question): boolean {
+    return !this.#failed && this.#asked !== null && sameQuestion(this.#asked, question);
   }
 
-  #ask(question: Question, have: number | null): void {
-    const { prompt, target } = (this.#asked = question);
+  #ask(question: Question, continuing: boolean): void {
+    this.#asked = question;
     this.#failed = false;
     this.events.progress(null);
     clearTimeout(this.#silence);
     this.#silence = setTimeout(() => this.events.silent(), SILENT_MS);
-    this.#requests.ask("read", { prompt, target, have });
+    const have = continuing ? (this.table?.number ?? null) : null;
+    const beside = continuing ? (this.#heldBeside.at(-1)?.number ?? null) : null;
+    this.#requests.ask("read", { ...question, have, have_beside: beside });
   }
 
   #hear(message: Message, buffers: DataView[]): void {
@@ -128,26 +148,46 @@ export class TableSource {
   #take(message: TableMessage, buffers: DataView[]): void {
     if (!this.#requests.settle(message.id)) return;
     if (this.table && message.table < this.table.number) return;
-    const base = this.#held.find((table) => table.number === message.base) ?? null;
-    if (message.base !== null && !base) {
-      if (this.#asked && !this.#requests.pending) this.#ask(this.#asked, null);
+    const sides = [message, ...(message.beside ? [message.beside] : [])];
+    const bases = sides.map((side, i) => (i ? this.#heldBeside : this.#held).find(({ number }) => number === side.base) ?? null);
+    if (sides.some((side, i) => side.base !== null && !bases[i])) {
+      if (this.#asked && !this.#requests.pending) this.#ask(this.#asked, false);
       return;
     }
-    let table: Table;
+    let answer: Answer;
     try {
-      table = Table.of(message, buffers, base);
+      answer = answerOf(message, sides, bases, buffers);
     } catch (error) {
       this.#failed = true;
       this.events.progress(undefined);
       this.events.error(`the kernel's answer cannot be read: ${(error as Error).message}`);
       return;
     }
-    const from = base && base === this.table ? message.start : 0;
-    this.table = table;
-    this.#held.push(table);
-    if (this.#held.length > HELD) this.#held.shift();
-    if (this.#asked) this.#asked = { ...this.#asked, prompt: message.prompt, target: message.target };
+    const before = [this.answer?.first, this.answer?.second];
+    const from = sides.every((_, i) => bases[i] && bases[i] === before[i]) ? Math.min(...sides.map(({ start }) => start)) : 0;
+    this.answer = answer;
+    keep(this.#held, answer.first);
+    if (answer.second) keep(this.#heldBeside, answer.second);
+    const { prompt, target, versus, lens, second, other } = message;
+    if (this.#asked) this.#asked = { prompt, target, versus, lens, second, other };
     this.events.progress(this.#requests.pending ? null : undefined);
-    this.events.table(table, from);
+    this.events.table(answer, from);
   }
+}
+
+function keep(held: Table[], table: Table): void {
+  held.push(table);
+  if (held.length > HELD) held.shift();
+}
+
+/** The buffers are those of the first side, of the other side, and of what is between them. */
+function answerOf(message: TableMessage, sides: readonly SideMessage[], bases: readonly (Table | null)[], buffers: readonly DataView[]): Answer {
+  let at = 0;
+  const take = (count: number): readonly DataView[] => buffers.slice(at, (at += count));
+  const [first, second = null] = sides.map((side, i) => {
+    const last = i === sides.length - 1 && !message.between;
+    return Table.of(side, last ? buffers.slice(at) : take(side.arrays.length), bases[i] ?? null);
+  });
+  const difference = second && message.between ? Difference.of(first as Table, second, message.between, buffers.slice(at)) : null;
+  return { message, first: first as Table, second, difference };
 }

@@ -1,7 +1,26 @@
 // The spec and the facts of the lens table, as WIRE.md has them.
 
-export type StatisticName = "probability" | "entropy" | "kl" | "rank";
+export type StatisticName =
+  | "probability"
+  | "entropy"
+  | "kl"
+  | "rank"
+  | "target_probability"
+  | "cross_entropy"
+  | "log_prob_difference"
+  | "log_prob_difference_change";
+export type DifferenceName =
+  | "js"
+  | "kl"
+  | "total_variation"
+  | "largest_change"
+  | "target_probability"
+  | "target_log_prob"
+  | "entropy"
+  | "rank";
 export type Order = "last-first" | "first-first";
+/** One reading, two side by side, or the second less the first. */
+export type View = "one" | "side" | "difference";
 
 export interface Selection {
   /** The layer's number, not its row. */
@@ -15,6 +34,14 @@ export interface Spec {
   readonly lens: string;
   readonly statistic: StatisticName;
   readonly target: number | null;
+  /** A second target. */
+  readonly versus: number | null;
+  /** The lens that reads the same prompt beside the first. */
+  readonly second: string | null;
+  /** The prompt that the same lens reads beside the first. */
+  readonly other: string | null;
+  readonly view: View;
+  readonly difference: DifferenceName;
   readonly order: Order;
   readonly selection: Selection | null;
   readonly scale: readonly [number, number] | null;
@@ -26,7 +53,8 @@ export interface Facts {
   readonly title: string;
   readonly model: string;
   readonly lenses: readonly string[];
-  readonly site: string;
+  /** The site that each lens reads. */
+  readonly sites: Readonly<Record<string, string>>;
   readonly layers: number;
   readonly vocab: number;
   readonly context: number;
@@ -40,6 +68,11 @@ const DEFAULT: Spec = {
   lens: "logit",
   statistic: "probability",
   target: null,
+  versus: null,
+  second: null,
+  other: null,
+  view: "one",
+  difference: "js",
   order: "last-first",
   selection: null,
   scale: null,

@@ -4,7 +4,7 @@ import { tokenNodes } from "../shared/tokens.ts";
 import { GUTTER, Grid, HEAD, sameCell, type Cell } from "./grid.ts";
 import { ROW } from "./painting.ts";
 import { Profile } from "./profile.ts";
-import type { Table } from "./table.ts";
+import type { Cells } from "./cells.ts";
 
 /** Taller pictures scroll inside themselves. */
 const TALLEST = 40;
@@ -17,26 +17,51 @@ export interface StageEvents {
   left(): void;
 }
 
-export class Stage {
+interface ScrollEvents {
+  /** A person scrolled it. */
+  scrolled(left: number, top: number): void;
+}
+
+export class Stage<C extends Cells> {
+  readonly element = make("div", "lk-stage");
+  readonly #name = make("div", "lk-side-name");
   readonly scroller = make("div", "lk-scroller");
-  readonly grid = new Grid("top token at each layer and position");
+  readonly grid: Grid<C>;
   readonly profile = new Profile();
   readonly #peek = make("div", "lk-peek");
-  #table: Table | null = null;
+  #table: C | null = null;
   /** The scroller's width when it was last laid out. */
   #width = 0;
   /** Where the scroller stands; asking it would force a layout in the middle of a change. */
   #scroll = 0;
   #stick = false;
   #hovered: Cell | null = null;
+  /** Where it was last put from here: an event about that is no news, and must not undo what a person does meanwhile. */
+  #put: readonly [left: number, top: number] = [0, 0];
 
-  constructor(events: StageEvents, signal: AbortSignal) {
+  constructor(
+    private readonly label: string,
+    events: StageEvents & ScrollEvents,
+    signal: AbortSignal,
+  ) {
+    this.grid = new Grid<C>(label);
+    this.#name.hidden = true;
+    this.element.append(this.#name, this.scroller);
     set(this.#peek, { "aria-hidden": "true", dir: "auto" });
     this.#peek.hidden = true;
     this.scroller.append(make("div", "lk-sheet", this.grid.element, this.profile.element));
     this.grid.element.append(this.#peek);
     const grid = this.grid.element;
-    this.scroller.addEventListener("scroll", () => this.#scrolled(), { signal, passive: true });
+    this.scroller.addEventListener(
+      "scroll",
+      () => {
+        this.#scrolled();
+        const [left, top] = this.#put;
+        this.#noted();
+        if (this.#put[0] !== left || this.#put[1] !== top) events.scrolled(...this.#put);
+      },
+      { signal, passive: true },
+    );
     const sizes = new ResizeObserver(() => this.#settle());
     sizes.observe(grid);
     sizes.observe(this.scroller);
@@ -72,20 +97,39 @@ export class Stage {
     grid.addEventListener("blur", events.left, { signal });
   }
 
-  show(table: Table, from: number): void {
+  /** What this side is called; nothing where it stands alone. */
+  set name(name: string) {
+    this.#name.hidden = name === "";
+    this.#name.textContent = name;
+    this.grid.element.setAttribute("aria-label", name ? `${name}: ${this.label}` : this.label);
+  }
+
+  /** Goes along with another grid. */
+  follow(left: number, top: number): void {
+    const { scroller } = this;
+    [scroller.scrollLeft, scroller.scrollTop] = [left, top];
+    this.#noted();
+  }
+
+  #noted(): void {
+    this.#put = [this.scroller.scrollLeft, this.scroller.scrollTop];
+  }
+
+  show(table: C, from: number, beside: C | null = null): void {
     const { scroller } = this;
     // Typing happens at the end: who looks at it goes on looking at it, once the new columns have been laid out.
     this.#stick = this.#table === null || scroller.scrollLeft + scroller.clientWidth >= scroller.scrollWidth - 4;
     this.#table = table;
     scroller.classList.toggle("lk-tall", table.rows > TALLEST);
     scroller.style.maxHeight = table.rows > TALLEST ? `${HEAD + TALLEST * ROW}px` : "";
-    this.grid.show(table, from);
+    this.grid.show(table, from, beside);
     this.draw();
   }
 
   /** The sheet has another width, and is laid out. */
   #settle(): void {
     if (this.#stick && this.scroller.scrollWidth > this.scroller.clientWidth) this.scroller.scrollLeft = this.scroller.scrollWidth;
+    if (this.#stick) this.#noted();
     this.#stick = false;
     this.#width = this.scroller.clientWidth;
     this.#scrolled();

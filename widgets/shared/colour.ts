@@ -9,11 +9,20 @@ export const SEQUENTIAL: Record<Theme, readonly string[]> = {
   dark: ["#111214", "#15283a", "#1d4c70", "#2f7fae", "#74b8da", "#d8eef9"],
 };
 
-/** As many steps as a row of cells can tell apart; a table of them is quicker than a computation for each cell. */
-export const STEPS = 96;
+/** Signed effects: from the strongest against, through nothing (the colour of the page), to the strongest for. */
+export const DIVERGING: Record<Theme, readonly string[]> = {
+  light: ["#8a3403", "#d9782f", "#f3c9a1", "#ffffff", "#a9cfe6", "#3a86b7", "#063f6e"],
+  dark: ["#ffb67a", "#c86a22", "#5f3211", "#111214", "#123a58", "#2f86ba", "#a8dcf8"],
+};
+
+/**
+ * As many steps as a row of cells can tell apart; a table of them is quicker than a computation for each cell.
+ * Odd, so that a diverging scale has a middle.
+ */
+export const STEPS = 97;
 
 export interface Scale {
-  /** CSS colours, `STEPS` of them, weakest first. */
+  /** CSS colours, `STEPS` of them, from the lower end of the scale to the upper. */
   readonly fill: readonly string[];
   /** The ink for text on each of them. */
   readonly ink: readonly string[];
@@ -76,6 +85,12 @@ function scaleOf(stops: readonly string[]): Scale {
     return oklabToRgb([mix(0), mix(1), mix(2)]);
   });
   return { fill: colours.map((c) => `rgb(${c.join(", ")})`), ink: colours.map(inkOn) };
+}
+
+const divergingScales = { light: scaleOf(DIVERGING.light), dark: scaleOf(DIVERGING.dark) };
+
+export function diverging(theme: Theme): Scale {
+  return divergingScales[theme];
 }
 
 const sequentialScales = { light: scaleOf(SEQUENTIAL.light), dark: scaleOf(SEQUENTIAL.dark) };

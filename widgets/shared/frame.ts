@@ -7,6 +7,8 @@ import type { Theme } from "./colour.ts";
 /** Below this width the detail goes under the picture, and the smallest layout starts. */
 const NARROW = 900;
 const TINY = 560;
+/** Back to the wide layout only with more room than a scrollbar takes, or the two could take turns for ever. */
+const AGAIN = 24;
 
 export interface FrameEvents {
   themed(theme: Theme): void;
@@ -52,8 +54,8 @@ export class Frame {
     this.theme = new ThemeWatch(this.root, signal, events.themed);
     const sizes = new ResizeObserver(() => {
       const width = this.root.clientWidth;
-      this.root.classList.toggle("lk-narrow", width > 0 && width < NARROW);
-      this.root.classList.toggle("lk-tiny", width > 0 && width < TINY);
+      this.#narrower("lk-narrow", width, NARROW);
+      this.#narrower("lk-tiny", width, TINY);
       this.theme.look();
       events.resized();
     });
@@ -62,6 +64,11 @@ export class Frame {
       sizes.disconnect();
       this.root.remove();
     });
+  }
+
+  #narrower(name: string, width: number, limit: number): void {
+    const { classList } = this.root;
+    classList.toggle(name, width > 0 && width < (classList.contains(name) ? limit + AGAIN : limit));
   }
 
   #key(event: KeyboardEvent, events: FrameEvents): void {

@@ -17,6 +17,10 @@ export class History<Spec extends object> {
     this.#last = { fields: names, at: now };
   }
 
+  get canUndo(): boolean {
+    return this.#past.length > 0;
+  }
+
   undo(present: Spec): Spec | undefined {
     return this.#move(this.#past, this.#future, present);
   }

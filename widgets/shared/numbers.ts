@@ -16,6 +16,17 @@ export function nats(x: number): string {
   return rounded.toFixed(2).replace("-", "−");
 }
 
+/** An effect on a scale where 1 is all of it: two decimals and a true minus, as `.96`, `1.01`, `−.12`. */
+export function effect(x: number): string {
+  if (!Number.isFinite(x)) return nats(x);
+  return nats(x).replace(/^(−?)0\./, "$1.").replace(/^\.00$/, "0");
+}
+
+/** A quantity whose sign matters: `+6.12`, `−5.49`, `0.00`. */
+export function signed(x: number): string {
+  return nats(x) !== "0.00" && x > 0 ? `+${nats(x)}` : nats(x);
+}
+
 // Made once: making one is a thousand times the work of using it.
 const separated = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 

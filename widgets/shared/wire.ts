@@ -1,14 +1,14 @@
 // The binary half of WIRE.md: buffers to typed arrays, and a suffix onto the table it continues.
 
-export type Numbers = Int32Array | Uint16Array | Float32Array;
+export type Numbers = Int32Array | Uint16Array | Uint8Array | Float32Array;
 
 export interface ArrayEntry {
   readonly name: string;
-  readonly dtype: "int32" | "uint16" | "float32";
+  readonly dtype: "int32" | "uint16" | "uint8" | "float32";
   readonly shape: readonly number[];
 }
 
-const KINDS = { int32: Int32Array, uint16: Uint16Array, float32: Float32Array } as const;
+const KINDS = { int32: Int32Array, uint16: Uint16Array, uint8: Uint8Array, float32: Float32Array } as const;
 
 /**
  * One buffer as an array. It is always copied: it may start at a byte that is no multiple of the item's size,
@@ -16,7 +16,7 @@ const KINDS = { int32: Int32Array, uint16: Uint16Array, float32: Float32Array } 
  */
 export function decode(entry: ArrayEntry, buffer: ArrayBufferView | ArrayBuffer): Numbers {
   const kind = KINDS[entry.dtype];
-  if (!kind) throw new Error(`array "${entry.name}" has dtype ${entry.dtype}: expected one of int32, uint16, float32`);
+  if (!kind) throw new Error(`array "${entry.name}" has dtype ${entry.dtype}: expected one of int32, uint16, uint8, float32`);
   const bytes = ArrayBuffer.isView(buffer)
     ? new Uint8Array(buffer.buffer, buffer.byteOffset, buffer.byteLength)
     : new Uint8Array(buffer);

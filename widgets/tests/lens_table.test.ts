@@ -167,7 +167,7 @@ describe("the clean-up", () => {
     start();
     reply({ table: 1 });
     expect(added.some(({ target }) => target === media)).toBe(true);
-    expect([model.listening, observing.size]).toEqual([2, 2]);
+    expect([model.listening, observing.size]).toEqual([3, 2]);
     end();
     spy.mockRestore();
     expect(added.every(({ options }) => options.signal?.aborted)).toBe(true);

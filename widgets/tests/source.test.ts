@@ -1,11 +1,11 @@
 import type { AnyModel } from "@anywidget/types";
 import { beforeEach, describe, expect, it, vi } from "vitest";
 import { TableSource } from "../lens_table/source.ts";
-import type { Table } from "../lens_table/table.ts";
+import type { Answer } from "../lens_table/source.ts";
 import { REST_MS } from "../shared/requests.ts";
 import { FACTS, SPEC, StubModel, tableReply, type Reply } from "./stub.ts";
 
-const question = (prompt: string) => ({ prompt, target: null, lens: "logit" });
+const question = (prompt: string) => ({ prompt, target: null, versus: null, lens: "logit", second: null, other: null });
 
 let model: StubModel;
 let source: TableSource;
@@ -20,7 +20,7 @@ beforeEach(() => {
   model = new StubModel({ spec: SPEC, facts: FACTS });
   life = new AbortController();
   const events = {
-    table: (table: Table, from: number) => void shown.push([table.number, from]),
+    table: ({ first }: Answer, from: number) => void shown.push([first.number, from]),
     progress: (share: number | null | undefined) => void progress.push(share),
     error: (text: string) => void errors.push(text),
     silent: () => {},
@@ -61,11 +61,11 @@ describe("a question", () => {
     expect(model.sent.map((m) => m.prompt)).toEqual(["now"]);
   });
 
-  it("of another lens asks for the whole table again", () => {
+  it("of another lens names it, and what is held: Python knows which columns are the same", () => {
     source.read(question("a"));
     reply(0, { table: 5 });
     source.read({ ...question("a"), lens: "tuned" });
-    expect(model.sent[1]?.have).toBeNull();
+    expect(model.sent[1]).toMatchObject({ lens: "tuned", have: 5, have_beside: null });
   });
 });
 

@@ -10,6 +10,10 @@ export interface Sent {
   readonly prompt: string;
   readonly target: number | null;
   readonly have: number | null;
+  readonly have_beside?: number | null;
+  readonly lens?: string;
+  readonly second?: string | null;
+  readonly other?: string | null;
 }
 
 export class StubModel {
@@ -52,7 +56,7 @@ export const FACTS: Facts = {
   title: "Lens table",
   model: "stub",
   lenses: ["logit"],
-  site: "resid_post",
+  sites: { logit: "resid_post" },
   layers: 2,
   vocab: 50,
   context: 64,
@@ -66,6 +70,11 @@ export const SPEC: Spec = {
   lens: "logit",
   statistic: "probability",
   target: null,
+  versus: null,
+  second: null,
+  other: null,
+  view: "one",
+  difference: "js",
   order: "last-first",
   selection: null,
   scale: null,
@@ -90,7 +99,7 @@ export function tableReply(id: string, { table, base = null, start = 0, position
     ["entropy", "float32", [2]],
     ["kl", "float32", [2]],
     ["target_ids", "int32", []],
-    ["target_prob", "float32", [2]],
+    ["target_log_prob", "float32", [2]],
     ["target_rank", "int32", [2]],
   ];
   const kinds = { int32: Int32Array, uint16: Uint16Array, float32: Float32Array };
@@ -107,7 +116,14 @@ export function tableReply(id: string, { table, base = null, start = 0, position
     start,
     positions,
     prompt,
+    lens: "logit",
     target: null,
+    versus: null,
+    second: null,
+    other: null,
+    beside: null,
+    between: null,
+    site: "resid_post",
     layers: [0, 1],
     k: 1,
     pieces: [0, 1, 2, 3].map((n) => [n, ` tok${n}`]),

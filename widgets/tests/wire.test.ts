@@ -60,12 +60,13 @@ function message(number: number, base: number | null, start: number, positions: 
     ["entropy", "float32", [LAYERS]],
     ["kl", "float32", [LAYERS]],
     ["target_ids", "int32", []],
-    ["target_prob", "float32", [LAYERS]],
+    ["target_log_prob", "float32", [LAYERS]],
     ["target_rank", "int32", [LAYERS]],
   ] as const;
   const kinds = { int32: Int32Array, uint16: Uint16Array, float32: Float32Array };
   const head: TableMessage = {
-    v: 1, kind: "table", id: `v:${number}`, table: number, base, start, positions, prompt: "", target: null,
+    v: 1, kind: "table", id: `v:${number}`, table: number, base, start, positions, prompt: "", lens: "logit", target: null, versus: null, second: null,
+    other: null, beside: null, between: null, site: "resid_post",
     layers: [0, 1], k: K, pieces: [[number, `piece ${number}`]], ms: 1, recomputed: positions - start,
     arrays: arrays.map(([name, dtype, rest]) => ({ name, dtype, shape: [positions - start, ...rest] })),
   }; // prettier-ignore

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from lenskit.models.ablations import AblateLayer
 from lenskit.models.edits import At, Call, Edit, Mean, NothingEdited, Resample, Splice
 from lenskit.models.finding.spots import Spot
 from lenskit.models.running.patch import Patch, same_places, taken
@@ -37,8 +38,8 @@ class Act:
         self._chosen: tuple[Moment, int | None, torch.device, Places | None] | None = None
         self._check_beforehand()
         for site in self.sites:
-            if isinstance(edit, Splice):
-                source = plan.anatomy.spot(Site(edit.site, site.layer))
+            if edit.reads is not None:
+                source = plan.anatomy.spot(Site(edit.reads, site.layer))
                 plan.add(source.point, source.taking(self._reading(site.layer), plan.moment.rows))
             (spot,) = plan.anatomy.spots(site.name, () if site.layer is None else (site.layer,))
             plan.add_at(site.name, spot.point, spot.taking(self._at(site, spot), plan.moment.rows))
@@ -141,6 +142,9 @@ class Act:
             new = taken(edit, self.source, site, chosen, part, self.plan.moment)
         elif isinstance(edit, Splice):
             new = chosen.take(self._spliced(edit, site, tensor), axes)
+        elif isinstance(edit, AblateLayer):
+            entered = chosen.take(self._seen(edit, site), axes)
+            new = entered + edit.new(part - entered, At(site, chosen.gridded, axes.pos, edit))
         else:
             if axes.pos == 2 and isinstance(edit, Mean | Resample):
                 _check_keys(edit, site, self.plan.moment)
@@ -150,10 +154,7 @@ class Act:
 
     def _spliced(self, edit: Splice, site: Site, tensor: Tensor) -> Tensor:
         """What the spliced module makes of what was read, for the whole of the site."""
-        moment, read = self._read.pop(site.layer, (None, None))
-        if read is None or moment is not self.plan.moment:
-            raise ValueError(f"{edit!r}: {edit.site!r} comes after {edit.into!r}, so it cannot be read for it.")
-        made = edit.fn(read)
+        made = edit.fn(self._seen(edit, site))
         if not isinstance(made, Tensor):
             raise TypeError(f"{edit!r}: the module returned {type(made).__name__} and must return a tensor.")
         if edit.error is not None:
@@ -163,6 +164,13 @@ class Act:
             made = made + edit.error[site.layer].to(made.device, made.dtype)
         _check_shape(edit, site, made, tensor)
         return made
+
+    def _seen(self, edit: Edit, site: Site) -> Tensor:
+        """The whole of the other site that the edit has to see first."""
+        moment, read = self._read.pop(site.layer, (None, None))
+        if read is None or moment is not self.plan.moment:
+            raise ValueError(f"{edit!r}: {edit.reads!r} comes after {edit.writes!r}, so it cannot be read for it.")
+        return read
 
     def finished(self, cut: bool) -> None:
         """Raise where the edit never acted. `cut`: the forward left out layers, as it was asked to."""

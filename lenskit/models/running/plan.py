@@ -43,7 +43,9 @@ class Plan:
         self.edits = tuple(edits)
         self._takes: dict[Point, list[Taker]] = {}
         self._stores: list[tuple[Kept, frozenset[int]]] = []
-        self._acts = [Act(edit, self, n < staying) for n, edit in enumerate(edits)]
+        if passing := [edit for n, edit in enumerate(edits) if edit.elsewhere and n >= staying]:
+            raise TypeError(f"{passing[0]!r} is no edit for a run: see what makes it.")
+        self._acts = [Act(edit, self, n < staying) for n, edit in enumerate(edits) if not edit.elsewhere]
         self._left_out = frozenset[nn.Module]()
         self._begun_at: int | None = None
         self._stop: Site | None = None

@@ -1,0 +1,25 @@
+"""`lenskit`: the commands, each of which loads what it needs when it is called, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import typer
+
+from lenskit.cli.lens_eval import evaluate
+from lenskit.cli.lens_train import train
+
+app = typer.Typer(
+    name="lenskit",
+    help="Look inside a language model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+lens = typer.Typer(help="Lenses: what the middle of a model would say if it were the end.", no_args_is_help=True)
+app.add_typer(lens, name="lens")
+lens.command("train")(train)
+lens.command("eval")(evaluate)
+
+
+@app.callback()
+def main() -> None:
+    """Look inside a language model."""

@@ -1,0 +1,1 @@
+"""Training a tuned lens: the loss, the steps, what is remembered of them, and where an interrupted one goes on."""

@@ -1,0 +1,1 @@
+"""How a sweep's cells are computed: as packed rows, or in one batch per layer; both exactly."""

@@ -1,0 +1,1 @@
+"""Floor 2: sparse features: transcoders, sparse autoencoders, cross-layer transcoders."""

@@ -1,0 +1,22 @@
+// The keys of the lens table.
+import type { Shortcut } from "../shared/keys.ts";
+
+const MOVES: Shortcut = { caps: ["← ↑ ↓ →"], does: "cell", foot: true };
+const MORE: readonly Shortcut[] = [
+  { caps: ["Home", "End"], does: "first, last token" },
+  { caps: ["PgUp", "PgDn"], does: "ten layers" },
+  { caps: ["Enter"], does: "pin", foot: true },
+  { caps: ["Esc"], does: "unpin", foot: true },
+];
+const LIVE: readonly Shortcut[] = [
+  { caps: ["T"], does: "make target", foot: true },
+  { caps: ["V"], does: "second target" },
+  { caps: ["/"], does: "prompt", foot: true },
+];
+const LAST: readonly Shortcut[] = [
+  { caps: ["Ctrl Z"], does: "undo" },
+  { caps: ["Ctrl Shift Z"], does: "redo" },
+  { caps: ["?"], does: "all keys", foot: true },
+];
+
+export const shortcuts = (live: boolean): readonly Shortcut[] => [MOVES, ...MORE, ...(live ? LIVE : []), ...LAST];
