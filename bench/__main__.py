@@ -3,7 +3,7 @@
 import torch
 
 import lenskit as lk
-from bench import lens, model, paint, sweep, transcoder, tuned
+from bench import features, index, jacobian, lens, model, paint, sweep, transcoder, tuned
 
 torch.set_num_threads(1)
 demo = lk.load("demo")
@@ -14,6 +14,9 @@ for lines in (
     sweep.report(demo),
     tuned.report(demo),
     transcoder.report(),
+    index.report(),
+    features.report(),
+    jacobian.report(demo),
 ):
     for line in lines:
         print(line, flush=True)

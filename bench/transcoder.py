@@ -30,7 +30,7 @@ def report() -> Iterator[Ratio]:
         pairs=11,
     )
     y = torch.randn(TOKENS, D, generator=noise)
-    training = Training(Recipe(FEATURES, k=K, batch=TOKENS), x, y, tied=False, steps=1000)
+    training = Training(Recipe(FEATURES, k=K, batch=TOKENS), D, D, tied=False, steps=1000).begin(x, y)
     yield ratio(
         "one TopK training step, over dense autograd with fused Adam",
         lambda: training.step(x, y),

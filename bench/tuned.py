@@ -15,7 +15,7 @@ from torch import Tensor
 
 import lenskit as lk
 from bench.interleaved import Ratio, ratio
-from bench.lens import in_a_process, prompt_of
+from bench.lens import a_read, in_a_process, prompt_of
 from lenskit.artifacts import cache_dir
 from lenskit.data import Chunks
 from lenskit.lenses.residuals import paired, residuals
@@ -35,17 +35,7 @@ HELD_OUT = "persuasion"
 
 def read_over_the_bare_product(model: lk.Model) -> Ratio:
     """(a) `lens.read` of 32 tokens with every statistic, over a forward and one product of the same size."""
-    ids = torch.tensor([prompt_of(model, 32)])
-    lens, head = TunedLens(model), model.hf_model.get_output_embeddings()
-    rows = torch.randn((model.n_layers + 1) * 32, head.weight.shape[1])
-    product = torch.empty(len(rows), head.weight.shape[0])
-
-    def bare() -> None:
-        with torch.no_grad():
-            model.hf_model(input_ids=ids)
-            torch.mm(rows, head.weight.T, out=product)
-
-    return ratio("(a) tuned read over forward + bare product", lambda: lens.read(ids), bare, bound=1.3, pairs=9)
+    return a_read(TunedLens(model), "(a) tuned read over forward + bare product", bound=1.3)
 
 
 def training_over_a_plain_loop(model: lk.Model) -> Ratio:

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lenskit import patching as patching
     from lenskit import widgets as widgets
+    from lenskit.lenses.acting.controls import Controls as Controls
+    from lenskit.lenses.acting.controls import controls as controls
+    from lenskit.lenses.acting.random_blocks import random_blocks as random_blocks
     from lenskit.lenses.between import Comparison as Comparison
     from lenskit.lenses.between import compare as compare
     from lenskit.lenses.causal_basis import CausalBasis as CausalBasis
@@ -22,7 +25,11 @@ if TYPE_CHECKING:
     from lenskit.lenses.evaluate import evaluate as evaluate
     from lenskit.lenses.generating import generate_from as generate_from
     from lenskit.lenses.invert import invert as invert
+    from lenskit.lenses.jacobian import JacobianLens as JacobianLens
+    from lenskit.lenses.jspace.decompose import Decomposition as Decomposition
+    from lenskit.lenses.jspace.decompose import decompose as decompose
     from lenskit.lenses.lens import LogitLens as LogitLens
+    from lenskit.lenses.lens_directions import lens_directions as lens_directions
     from lenskit.lenses.readings import Readings as Readings
     from lenskit.lenses.readings import read_all as read_all
     from lenskit.lenses.trajectory import Trajectory as Trajectory
@@ -34,6 +41,7 @@ if TYPE_CHECKING:
     from lenskit.models.direct import direct_logits as direct_logits
     from lenskit.models.directions import direction_between as direction_between
     from lenskit.models.directions import directions as directions
+    from lenskit.models.directions_by_layer import DirectionsByLayer as DirectionsByLayer
     from lenskit.models.edit_files import load_edits as load_edits
     from lenskit.models.edit_files import save_edits as save_edits
     from lenskit.models.edits import Add as Add
@@ -65,6 +73,9 @@ if TYPE_CHECKING:
     from lenskit.models.running.patch import Patch as Patch
     from lenskit.models.sites import Site as Site
     from lenskit.models.sites import SiteUnavailable as SiteUnavailable
+    from lenskit.models.steering import Ablate as Ablate
+    from lenskit.models.steering import Steer as Steer
+    from lenskit.models.steering import Swap as Swap
     from lenskit.models.surgery import delete_layers as delete_layers
     from lenskit.models.surgery import permute_layers as permute_layers
     from lenskit.models.surgery import replace_layers as replace_layers
@@ -74,26 +85,36 @@ if TYPE_CHECKING:
     from lenskit.patching.metrics import logit_diff as logit_diff
     from lenskit.patching.metrics import prob as prob
     from lenskit.patching.metrics import rank as rank
+    from lenskit.transcoders.index.bases import Neurons as Neurons
+    from lenskit.transcoders.index.feature_index import FeatureIndex as FeatureIndex
+    from lenskit.transcoders.splicing import spliced as spliced
     from lenskit.transcoders.transcoder import Transcoder as Transcoder
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Ablate": "lenskit.models.steering",
     "AblateLayer": "lenskit.models.ablations",
     "Add": "lenskit.models.edits",
     "Attention": "lenskit.models.patterns",
     "Call": "lenskit.models.edits",
     "CausalBasis": "lenskit.lenses.causal_basis",
     "Comparison": "lenskit.lenses.between",
+    "Controls": "lenskit.lenses.acting.controls",
+    "Decomposition": "lenskit.lenses.jspace.decompose",
     "DirectLogits": "lenskit.models.direct",
+    "DirectionsByLayer": "lenskit.models.directions_by_layer",
     "Edit": "lenskit.models.edits",
+    "FeatureIndex": "lenskit.transcoders.index.feature_index",
     "Generation": "lenskit.models.generate",
     "HeadAblation": "lenskit.models.head_ablation",
+    "JacobianLens": "lenskit.lenses.jacobian",
     "LoadError": "lenskit.models.files.load_error",
     "LogitLens": "lenskit.lenses.lens",
     "Mean": "lenskit.models.edits",
     "Model": "lenskit.models.model",
     "ModelMismatch": "lenskit.models.identity",
+    "Neurons": "lenskit.transcoders.index.bases",
     "NothingEdited": "lenskit.models.edits",
     "Patch": "lenskit.models.running.patch",
     "Project": "lenskit.models.edits",
@@ -107,6 +128,8 @@ _HOMES = {
     "SitePassed": "lenskit.models.finding.order",
     "SiteUnavailable": "lenskit.models.sites",
     "Splice": "lenskit.models.edits",
+    "Steer": "lenskit.models.steering",
+    "Swap": "lenskit.models.steering",
     "Trace": "lenskit.models.trace",
     "Trajectory": "lenskit.lenses.trajectory",
     "Transcoder": "lenskit.transcoders.transcoder",
@@ -116,6 +139,8 @@ _HOMES = {
     "attention": "lenskit.models.patterns",
     "causal_basis": "lenskit.lenses.causal_basis",
     "compare": "lenskit.lenses.between",
+    "controls": "lenskit.lenses.acting.controls",
+    "decompose": "lenskit.lenses.jspace.decompose",
     "delete_layers": "lenskit.models.surgery",
     "demo_texts": "lenskit.models.files.demo_texts",
     "direct_logits": "lenskit.models.direct",
@@ -129,36 +154,46 @@ _HOMES = {
     "invert": "lenskit.lenses.invert",
     "kl": "lenskit.patching.metrics",
     "layer_effects": "lenskit.lenses.effects",
+    "lens_directions": "lenskit.lenses.lens_directions",
     "load": "lenskit.models.load",
     "load_edits": "lenskit.models.edit_files",
     "log_prob": "lenskit.patching.metrics",
     "logit_diff": "lenskit.patching.metrics",
     "permute_layers": "lenskit.models.surgery",
     "prob": "lenskit.patching.metrics",
+    "random_blocks": "lenskit.lenses.acting.random_blocks",
     "rank": "lenskit.patching.metrics",
     "read_all": "lenskit.lenses.readings",
     "remove_subspace": "lenskit.models.ablations",
     "repeated_tokens": "lenskit.models.head_scores",
     "replace_layers": "lenskit.models.surgery",
     "save_edits": "lenskit.models.edit_files",
+    "spliced": "lenskit.transcoders.splicing",
 }
 
 __all__ = [
+    "Ablate",
     "AblateLayer",
     "Add",
     "Attention",
     "Call",
     "CausalBasis",
     "Comparison",
+    "Controls",
+    "Decomposition",
     "DirectLogits",
+    "DirectionsByLayer",
     "Edit",
+    "FeatureIndex",
     "Generation",
     "HeadAblation",
+    "JacobianLens",
     "LoadError",
     "LogitLens",
     "Mean",
     "Model",
     "ModelMismatch",
+    "Neurons",
     "NothingEdited",
     "Patch",
     "Project",
@@ -172,6 +207,8 @@ __all__ = [
     "SitePassed",
     "SiteUnavailable",
     "Splice",
+    "Steer",
+    "Swap",
     "Trace",
     "Trajectory",
     "Transcoder",
@@ -182,6 +219,8 @@ __all__ = [
     "attention",
     "causal_basis",
     "compare",
+    "controls",
+    "decompose",
     "delete_layers",
     "demo_texts",
     "direct_logits",
@@ -195,6 +234,7 @@ __all__ = [
     "invert",
     "kl",
     "layer_effects",
+    "lens_directions",
     "load",
     "load_edits",
     "log_prob",
@@ -202,12 +242,14 @@ __all__ = [
     "patching",
     "permute_layers",
     "prob",
+    "random_blocks",
     "rank",
     "read_all",
     "remove_subspace",
     "repeated_tokens",
     "replace_layers",
     "save_edits",
+    "spliced",
     "widgets",
 ]
 

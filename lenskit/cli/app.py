@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import typer
 
+from lenskit.cli.jlens_fit import fit as fit_jlens
 from lenskit.cli.lens_eval import evaluate
 from lenskit.cli.lens_train import train
+from lenskit.cli.transcoder_train import train as train_transcoder
 
 app = typer.Typer(
     name="lenskit",
@@ -18,6 +20,12 @@ lens = typer.Typer(help="Lenses: what the middle of a model would say if it were
 app.add_typer(lens, name="lens")
 lens.command("train")(train)
 lens.command("eval")(evaluate)
+transcoder = typer.Typer(help="Sparse dictionaries: transcoders and autoencoders.", no_args_is_help=True)
+app.add_typer(transcoder, name="transcoder")
+transcoder.command("train")(train_transcoder)
+jlens = typer.Typer(help="Jacobian lenses: what a state makes the model say, to first order.", no_args_is_help=True)
+app.add_typer(jlens, name="jlens")
+jlens.command("fit")(fit_jlens)
 
 
 @app.callback()

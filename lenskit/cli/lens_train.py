@@ -155,7 +155,7 @@ def _shows(bar: Any) -> Callable[[History], None]:
 
 def _accelerator(track: str | None, folder: Path) -> Any:
     """accelerate's, if there is a tracker or this is one of many processes."""
-    from lenskit.lenses.training.steps import accelerated
+    from lenskit.processes import accelerated
 
     if track is None:
         return accelerated(None)

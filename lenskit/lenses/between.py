@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING
 
@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from lenskit.lenses.product import NATS, NEVER, TILE_ROWS, Given, Product, Scores, blocks_of, log_mass_in_steps
-from lenskit.lenses.reading import carry, one_row, read, rows_of
+from lenskit.lenses.reading import carry, numbers_of, one_row, read, rows_of
 from lenskit.lenses.statistic import BETWEEN
 from lenskit.lenses.trajectory import Trajectory, Which
 from lenskit.models.batch import Prompt
 from lenskit.models.run import Run
+from lenskit.models.sites import Site
 from lenskit.models.steps import finish
 from lenskit.models.text import Piece
 
@@ -134,21 +135,34 @@ def compare(
     if second is first and other is None:
         raise TypeError("compare two lenses, or two prompts: give second= or other=.")
     site = site or (first.site if first.site == second.site else "resid_pre")
+    rows = rows_both_read(first, second, site)
     runs = [
         given if isinstance(given, Run) else lens.model.run(given, keep=site)
         for lens, given in ((first, prompt), (second, prompt if other is None else other))
     ]
-    sides = [Side.of(lens, run, site, mask_input) for lens, run in zip((first, second), runs, strict=True)]
-    found = finish(measured(*sides))
     lenses = (first, second)
-    a, b = (
+    sides = [Side.of(lens, run, rows, mask_input) for lens, run in zip(lenses, runs, strict=True)]
+    found = finish(measured(*sides))
+    wholes = (
         read(lens, run, top_k=top_k, site=site, mask_input=mask_input) for lens, run in zip(lenses, runs, strict=True)
     )
+    a, b = (_at(whole, numbers_of(rows, first.model)) for whole in wholes)
     ids = sorted(set(found["changed_ids"].ravel().tolist()))
     pieces = dict(zip(ids, first.model.text.pieces(ids), strict=True))
     for array in found.values():
         array.flags.writeable = False
     return Comparison(a, b, **found, pieces=pieces)
+
+
+def rows_both_read(first: Lens, second: Lens, site: str) -> list[Site]:
+    """Those of `rows_of` that both lenses have at a site; the last, the model's own prediction, is always there."""
+    there = set(rows_of(second, site))
+    return [row for row in rows_of(first, site) if row in there]
+
+
+def _at(trajectory: Trajectory, layers: list[int]) -> Trajectory:
+    there = _places(trajectory.layers, np.asarray(layers))
+    return trajectory if there == list(range(trajectory.shape[0])) else trajectory[there]
 
 
 @dataclass(frozen=True)
@@ -168,16 +182,21 @@ class Side:
     exclude: Tensor | None = None
 
     @classmethod
-    def of(cls, lens: Lens, run: Run, site: str, mask_input: bool = False) -> Side:
-        """The side of a run of one prompt that kept the site."""
+    def of(cls, lens: Lens, run: Run, rows: Sequence[Site], mask_input: bool = False) -> Side:
+        """The side of a run of one prompt that kept the site of these rows, which are some of the lens's own."""
+        site = rows[0].name if len(rows) > 1 else None
         states, logits, tokens = one_row(run, lens, None, site)
-        return cls.at(lens, states, logits, site, tokens.unique().to(logits.device) if mask_input else None)
+        every = [each.layer for each in rows_of(lens, site)[:-1]]
+        states = states[[every.index(each.layer) for each in rows[:-1]]]
+        return cls.at(lens, states, logits, rows, tokens.unique().to(logits.device) if mask_input else None)
 
     @classmethod
-    def at(cls, lens: Lens, states: Tensor, logits: Tensor, site: str, exclude: Tensor | None = None) -> Side:
-        """The side of states (row, pos, d_model) that were seen at the site."""
+    def at(
+        cls, lens: Lens, states: Tensor, logits: Tensor, rows: Sequence[Site], exclude: Tensor | None = None
+    ) -> Side:
+        """The side of states (row, pos, d_model) that were seen at these rows, of which the last is the model's own."""
         with torch.no_grad():
-            return cls(lens, carry(lens, states, rows_of(lens, site)[:-1]), logits, exclude)
+            return cls(lens, carry(lens, states, rows[:-1]), logits, exclude)
 
     def scores(self, chunk: slice) -> Iterator[Scores]:
         """Of some positions: first those of all rows but the last, (pos * row), then the model's own."""

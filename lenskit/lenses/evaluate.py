@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lenskit.lenses.evaluation import Evaluation, PerLayer, Transfer
 from lenskit.lenses.marginals import Summing
-from lenskit.lenses.reading import carry, columns_of, following, rows_of
+from lenskit.lenses.reading import carry, columns_of, following, of_rows, rows_of
 from lenskit.lenses.readout import Asked, Columns, read_out
 from lenskit.models.corpus import CHUNK, Texts, chunks_of
 from lenskit.models.steps import finish
@@ -61,7 +61,7 @@ def evaluate(
     for part in _batches(model, chunks.ids, {lens.site for lens in named.values()}):
         for name, lens in named.items():
             rows = rows_of(lens)[:-1]
-            states = part.states[lens.site][: len(rows)]
+            states = of_rows(part.states[lens.site], rows)
             columns = finish(columns_of(lens, states, part.logits, Asked(1, following=part.following)))
             sums[name].add(columns, part.following)
             if marginals:

@@ -57,7 +57,8 @@ class PerLayer:
     def depth(self) -> list[int]:
         """How many blocks each row has behind it, by which lenses of different sites can be drawn together."""
         after = 0 if self.site == "resid_pre" else 1
-        return [row + after for row in range(len(self.names))]
+        layers = [int(name) for name in self.names if name != "final"]
+        return [layer + after for layer in [*layers, len(layers)][: len(self.names)]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lenskit.lenses.evaluate import evaluate
 from lenskit.lenses.generating import generate_from
+from lenskit.lenses.lens_directions import lens_directions
 from lenskit.lenses.reading import COMPONENTS, read
 from lenskit.models.model import Model
 from lenskit.models.sites import Site, SiteLike
@@ -57,6 +58,7 @@ class LogitLens:
     read = read
     generate = generate_from
     evaluate = evaluate
+    directions = lens_directions
 
     def __init__(self, model: Model) -> None:
         self.model = model

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from lenskit.lenses.lens import Lens
-from lenskit.lenses.reading import columns_of, rows_of, target_ids, trajectory_of
+from lenskit.lenses.reading import columns_of, of_rows, rows_of, target_ids, trajectory_of
 from lenskit.lenses.readout import Asked, Columns
 from lenskit.lenses.trajectory import Trajectory
+from lenskit.lenses.word_like import word_like
 from lenskit.models.edits import Edit
 from lenskit.models.prefix import Prefix, common_length
 from lenskit.models.run import Run
@@ -67,8 +68,7 @@ class _Held:
     """What one lens read last."""
 
     tokens: list[int]
-    target: int | None
-    versus: int | None
+    asked: tuple[object, ...]
     columns: Columns
 
 
@@ -108,13 +108,17 @@ class LiveReading:
         versus: str | int | None = None,
         lens: Lens | None = None,
         site: str | None = None,
+        rows: Sequence[Site] | None = None,
+        words: bool = False,
     ) -> Generator[float, None, Update]:
         """Update in steps: yields the share done before every block of the model and after every tile.
 
-        `lens` is one of the lenses, by default the first, and `site` what it reads, by default its own site.
+        `lens` is one of the lenses, by default the first, and `site` what it reads, by default its own site; `rows` are
+        some of those of `rows_of`, and `words` is as in `read`.
         """
         lens = self.lens if lens is None else lens
         name = lens.site if site is None else site
+        rows = rows_of(lens, name) if rows is None else rows
         first, other = (None if token is None else self.model.text.token(token) for token in (target, versus))
         tokens = self.tokens(prompt)
         shared = self._shared(tokens)
@@ -125,21 +129,24 @@ class LiveReading:
             self.stream = self.stream.cut(shared)
         held = self._held.get((lens, name))
         columns, start = None, 0
-        # A column belongs to its position and the targets: another target means all columns are read again.
-        if held is not None and (first, other) == (held.target, held.versus):
+        # A column belongs to its position and what is asked of it: with another target all are read again.
+        wanted = (first, other, words, tuple(rows))
+        if held is not None and held.asked == wanted:
             start = common_length(tokens, held.tokens)
             start = start if self.model.anatomy.causal or tokens == held.tokens else 0
             columns = held.columns[:start]
         if start < len(tokens):
             logits = self._logits(start, fresh)
             ids = torch.tensor(tokens[start:])
-            asked = Asked(self.top_k, target_ids(self.model, first, ids), target_ids(self.model, other, ids))
-            reading = columns_of(lens, self.rows(lens, name)[:, start:], logits, asked, name)
+            targets = (target_ids(self.model, token, ids) for token in (first, other))
+            asked = Asked(self.top_k, *targets, shown=word_like(self.model) if words else None)
+            reading = columns_of(lens, self.rows(rows)[:, start:], logits, asked, name, rows)
             new = yield from within(_FORWARD, 1.0, reading)
             columns = columns.then(new) if columns is not None and start else new
         assert columns is not None
-        self._held[lens, name] = _Held(tokens, first, other, columns)
-        return Update(trajectory_of(lens, tokens, columns, self.model.provenance, name), start, ran)
+        self._held[lens, name] = _Held(tokens, wanted, columns)
+        provenance = self.model.provenance | ({"words": True} if words else {})
+        return Update(trajectory_of(lens, tokens, columns, provenance, name, rows), start, ran)
 
     def tokens(self, prompt: str | list[int]) -> list[int]:
         """The prompt's tokens. Raises what `model.batch` raises, and ValueError for more than one prompt."""
@@ -148,9 +155,9 @@ class LiveReading:
             raise ValueError(f"a live reading follows one prompt, not {len(batch.tokens)}.")
         return batch.tokens[0].tolist()
 
-    def rows(self, lens: Lens, site: str) -> Tensor:
-        """(row, pos, d_model) what a lens reads of the present stream: all rows but the model's own."""
-        return self.stream.states[site][: len(rows_of(lens, site)) - 1]
+    def rows(self, rows: Sequence[Site]) -> Tensor:
+        """(row, pos, d_model) the states of these rows in the present stream: of all but the last, the model's own."""
+        return of_rows(self.stream.states[rows[0].name if len(rows) > 1 else self.sites[0]], rows[:-1])
 
     def logits(self, start: int) -> Tensor:
         """(pos, vocab) the model's own from position `start` on."""

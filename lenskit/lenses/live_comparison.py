@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from lenskit.lenses.between import Comparison, Side, measured
+from lenskit.lenses.between import Comparison, Side, measured, rows_both_read
 from lenskit.lenses.lens import Lens
 from lenskit.lenses.live import LiveReading, Update, within
 from lenskit.models.prefix import common_length
+from lenskit.models.sites import Site
 from lenskit.models.steps import finish
 
 Arrays = Mapping[str, np.ndarray]
@@ -26,6 +27,8 @@ class Question:
         target, versus: the tokens that are followed.
         second: the name of the lens that reads the same prompt beside it, or None.
         other: the prompt that the same lens reads beside it, or None.
+        written: tokens that follow the prompt, such as the model's own continuation.
+        words: whether only tokens that read as words are shown, see `read`.
     """
 
     prompt: str
@@ -34,6 +37,8 @@ class Question:
     versus: int | None = None
     second: str | None = None
     other: str | None = None
+    written: tuple[int, ...] = ()
+    words: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,13 @@ def site_of(lenses: Mapping[str, Lens], question: Question) -> str:
     return first.site if first.site == second.site else "resid_pre"
 
 
+def rows_of_question(lenses: Mapping[str, Lens], question: Question) -> list[Site]:
+    """Where each row of the answer comes from: in a comparison, what both lenses can read."""
+    first = lenses[question.lens]
+    second = first if question.second is None else lenses[question.second]
+    return rows_both_read(first, second, site_of(lenses, question))
+
+
 class LiveComparison:
     """The live source of a lens table with several lenses or two prompts: it answers one question after another.
 
@@ -85,31 +97,39 @@ class LiveComparison:
         Two lenses that read different sites are compared at `resid_pre`, so that rows hold the same states.
         """
         first = self.lenses[question.lens]
-        target, versus = question.target, question.versus
+        asked = {"target": question.target, "versus": question.versus, "words": question.words}
+        prompt = self._read(question.prompt, question.written)
         if question.second is None and question.other is None:
-            return Answer((yield from self.reading.update(question.prompt, target, versus=versus, lens=first)))
+            return Answer((yield from self.reading.update(prompt, **asked, lens=first)))
         second = first if question.second is None else self.lenses[question.second]
         site = site_of(self.lenses, question)
+        rows = rows_both_read(first, second, site)
         if question.other is not None:
             self._check(question.prompt, question.other)
         if site not in self.reading.sites:
             raise ValueError(f"{question.lens} and {question.second} read different sites, and none reads {site}.")
-        read = self.reading.update(question.prompt, target, versus=versus, lens=first, site=site)
+        read = self.reading.update(prompt, **asked, lens=first, site=site, rows=rows)
         a = yield from within(0.0, 0.3, read)
         there = self.reading if question.other is None else self._beside()
-        prompt = question.prompt if question.other is None else question.other
-        b = yield from within(0.3, 0.6, there.update(prompt, target, versus=versus, lens=second, site=site))
-        found = yield from within(0.6, 1.0, self._between(first, second, site, there))
+        beside = prompt if question.other is None else self._read(question.other, question.written)
+        b = yield from within(0.3, 0.6, there.update(beside, **asked, lens=second, site=site, rows=rows))
+        found = yield from within(0.6, 1.0, self._between(first, second, site, rows, there))
         ids = sorted(set(found["changed_ids"].ravel().tolist()))
         pieces = dict(zip(ids, self.reading.model.text.pieces(ids), strict=True))
         return Answer(a, b, Comparison(a.trajectory, b.trajectory, **found, pieces=pieces))
+
+    def _read(self, prompt: str, written: tuple[int, ...]) -> str | list[int]:
+        """What is read: the prompt, or its tokens and what was written after them."""
+        return [*self.reading.tokens(prompt), *written] if written else prompt
 
     def _beside(self) -> LiveReading:
         if self._other is None:
             self._other = LiveReading(list(self.lenses.values()), self.reading.top_k)
         return self._other
 
-    def _between(self, first: Lens, second: Lens, site: str, there: LiveReading) -> Generator[float, None, Arrays]:
+    def _between(
+        self, first: Lens, second: Lens, site: str, rows: Sequence[Site], there: LiveReading
+    ) -> Generator[float, None, Arrays]:
         """The statistics (layer, pos); only those of positions that are new on either side are measured."""
         ours, theirs = self.reading.stream, there.stream
         key, start, known = (first, second, site, there is self.reading), 0, None
@@ -119,7 +139,7 @@ class LiveComparison:
             start = min(common_length(a, ours.tokens), common_length(b, theirs.tokens))
         if start < len(ours.tokens):
             sides = [
-                Side.at(lens, live.rows(lens, site)[:, start:], live.logits(start), site)
+                Side.at(lens, live.rows(rows)[:, start:], live.logits(start), rows)
                 for lens, live in ((first, self.reading), (second, there))
             ]
             fresh = yield from measured(*sides)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lenskit.curves import INK
 from lenskit.lenses.statistic import PROBABILITIES, SIGNED, STATISTICS, Statistic
 from lenskit.models.text import show
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 # The scales of LOOK.md on a light page; nothing is the colour of the page.
 SEQUENTIAL = ("#ffffff", "#d9e8f2", "#8fbfdc", "#3a86b7", "#0d4f82", "#06294d")
 DIVERGING = ("#8a3403", "#d9782f", "#f3c9a1", "#ffffff", "#a9cfe6", "#3a86b7", "#063f6e")
-INK = "#797c82"  # that can be read on a light and on a dark page
 _CELL = (72, 21)
 _NARROW_CELL = 46
 _WIDEST = 1500

@@ -1,4 +1,4 @@
-"""Product: states times the unembedding, one block of the vocabulary at a time into one reused buffer, in bits.
+"""Product: states times the unembedding, one block of the vocabulary at a time, in bits.
 
 Everything that streams over the vocabulary runs in bits (base 2), because the factor log2(e) can be folded into the
 states and exp2 is a third of the price of exp.
@@ -7,7 +7,7 @@ states and exp2 is a third of the price of exp.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import TYPE_CHECKING, Protocol, TypeGuard
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lenskit.models.finding.placed import is_plain
 from lenskit.models.steps import finish
+from lenskit.row_products import row_products
 
 if TYPE_CHECKING:
     from lenskit.models.anatomy import Tail
@@ -23,7 +24,7 @@ BITS = math.log2(math.e)
 NATS = math.log(2)
 NEVER = -1e30  # the logit of a token that is left out: finite, so that nothing times it is nothing and not NaN
 TILE_ROWS = 1024
-TILE_NUMBERS = 3 << 19
+TILE_NUMBERS = 1 << 21
 WIDEST = 1 << 13
 
 
@@ -31,7 +32,7 @@ class Scores(Protocol):
     """Logits of some rows that can be asked for block by block."""
 
     def block(self, block: slice) -> Tensor:
-        """(row, block) logits in bits. Valid until the next call, and free to be overwritten."""
+        """(row, block) logits in bits, free to be overwritten."""
         ...
 
 
@@ -39,7 +40,9 @@ def blocks_of(head: nn.Module, vocab: int, rows: int) -> list[slice]:
     """Blocks of the vocabulary: only a plain linear head can be asked for some of its rows."""
     if not has_rows(head):
         return [slice(0, vocab)]
-    width = min(WIDEST, max(256, TILE_NUMBERS // max(1, rows) // 256 * 256))
+    most = min(WIDEST, max(256, TILE_NUMBERS // max(1, rows) // 256 * 256))
+    count = -(-vocab // most)
+    width = -(-vocab // count // 256) * 256  # all about as wide as each other
     return [slice(v, min(v + width, vocab)) for v in range(0, vocab, width)]
 
 
@@ -61,34 +64,36 @@ class Product:
         self.folded = self.linear is not None and tail.softcap is None and rows.dtype in (torch.float32, torch.float64)
         if self.folded:
             self.rows = rows * (BITS * tail.scale)
-        self.buffer: Tensor | None = None
 
     def block(self, block: slice) -> Tensor:
-        """(row, block) logits in bits. Valid until the next call."""
+        """(row, block) logits in bits, free to be overwritten."""
         return without(self._block(block), block, self.exclude)
 
     def _block(self, block: slice) -> Tensor:
         if self.linear is None:
             return self.tail.finish(self.tail.head(self.rows)).float().mul_(BITS)
-        weight = self.linear.weight[block]
-        if self.buffer is None or self.buffer.shape[1] != weight.shape[0]:
-            self.buffer = self.rows.new_empty(self.rows.shape[0], weight.shape[0])
-        scores = torch.mm(self.rows, weight.T, out=self.buffer)
+        scores = row_products(self.rows, self.linear.weight[block])
         if self.linear.bias is not None:
             factor = BITS * self.tail.scale if self.folded else 1.0
             scores.add_(self.linear.bias[block], alpha=factor)
         return scores if self.folded else self.tail.finish(scores).float().mul_(BITS)
 
-    def at(self, ids: Tensor, layers: int) -> Tensor | None:
-        """(pos * layer,) logits in bits of one token for each position, or None where blocks are whole anyway."""
+    def at(self, tokens: Mapping[str, Tensor], layers: int) -> dict[str, Tensor] | None:
+        """(pos * layer,) logits in bits of one token for each position, by name, or None where blocks are whole anyway.
+
+        Where there is no token, -1, the number means nothing.
+        """
         if self.linear is None:
             return None
-        chosen = ids.repeat_interleave(layers)
-        scores = (self.rows * self.linear.weight[chosen]).sum(-1)
-        if self.linear.bias is not None:
-            scores = scores + self.linear.bias[chosen] * (BITS * self.tail.scale if self.folded else 1.0)
+        return {name: self._of(ids.repeat_interleave(layers), self.linear) for name, ids in tokens.items()}
+
+    def _of(self, ids: Tensor, linear: nn.Linear) -> Tensor:
+        """(row,) the logit in bits of one token of each row."""
+        scores = (self.rows * linear.weight[ids]).sum(-1)
+        if linear.bias is not None:
+            scores = scores + linear.bias[ids] * (BITS * self.tail.scale if self.folded else 1.0)
         scores = scores if self.folded else self.tail.finish(scores).float().mul_(BITS)
-        return scores if self.exclude is None else scores.masked_fill(torch.isin(chosen, self.exclude), NEVER)
+        return scores if self.exclude is None else scores.masked_fill(torch.isin(ids, self.exclude), NEVER)
 
 
 class Given:

@@ -141,6 +141,7 @@ def read_all(
     versus: Target = None,
     site: str | None = None,
     mask_input: bool = False,
+    words: bool = False,
 ) -> Readings:
     """Read every prompt of a batch in one run, for averages over prompts; padding is never read.
 
@@ -150,10 +151,10 @@ def read_all(
     >>> lk.read_all(lens, ["The capital of France is", "The capital of Spain is"]).mean("entropy")  # doctest: +SKIP
     """
     run = prompts if isinstance(prompts, Run) else lens.model.run(prompts, keep=site or lens.site)
-    every = range(len(run.tokens))
+    targets: dict[str, Target] = {"target": target, "versus": versus}
     return Readings(
         tuple(
-            read(lens, run, row=row, top_k=top_k, target=target, versus=versus, site=site, mask_input=mask_input)
-            for row in every
+            read(lens, run, row=row, top_k=top_k, site=site, mask_input=mask_input, words=words, **targets)
+            for row in range(len(run.tokens))
         )
     )

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lenskit.lenses.product import BITS, TILE_ROWS, Product, blocks_of, without
 from lenskit.lenses.running import Running
+from lenskit.lenses.shown import Shown
 
 if TYPE_CHECKING:
     from lenskit.models.anatomy import Tail
@@ -30,6 +31,7 @@ class Asked(NamedTuple):
         versus: (pos,) token ids, a second target.
         following: (pos,) the tokens that follow in the text; -1 where none does.
         exclude: ids of tokens that are left out of every prediction.
+        shown: (vocab,) the tokens that may be among the top, or None for all; everything else counts them all.
     """
 
     top_k: int
@@ -37,6 +39,7 @@ class Asked(NamedTuple):
     versus: Tensor | None = None
     following: Tensor | None = None
     exclude: Tensor | None = None
+    shown: Tensor | None = None
 
     def to(self, device: torch.device) -> Asked:
         """The same, where the logits are."""
@@ -108,16 +111,20 @@ def read_out(states: Tensor, logits: Tensor, tail: Tail, asked: Asked) -> Genera
     parts: list[Columns] = []
     for n, chunk in enumerate(chunks):
         here = asked.at(chunk)
-        assert here.target is not None
         final, last = _own(logits[chunk], here)
         rows = states[:, chunk].transpose(0, 1).flatten(0, 1)
         product = Product(tail, tail.normed(rows), asked.exclude)
-        known = product.at(here.target, layers)
-        others = Running(len(final), layers, asked.top_k, here.target, known, _watched(here))
+        tokens = _tokens(here)
+        others = Running(len(final), layers, asked.top_k, tokens, product.at(tokens, layers))
+        shown = None if asked.shown is None else Shown(len(rows), asked.top_k, asked.shown)
         for b, block in enumerate(blocks if layers else ()):
-            others.add(product.block(block).view(len(final), layers, -1), block.start, final[:, block])
+            tile = product.block(block)
+            if shown is not None:
+                shown.add(tile, block.start)
+            others.add(tile.view(len(final), layers, -1), block.start, final[:, block])
+            del tile  # before there is another
             yield (n + (b + 1) / len(blocks)) / len(chunks)
-        parts.append(_joined(last, others, here))
+        parts.append(_joined(last, others, here, shown))
     whole = parts[0]
     for part in parts[1:]:
         whole = whole.then(part)
@@ -131,21 +138,27 @@ def _likeliest(logits: Tensor, exclude: Tensor | None) -> Tensor:
 def _own(logits: Tensor, asked: Asked) -> tuple[Tensor, dict[str, Tensor]]:
     """The model's own predictions (pos, vocab) as probabilities, and their statistics."""
     bits = without(logits.float() * BITS, slice(0, logits.shape[1]), asked.exclude)
-    assert asked.target is not None
-    own = Running(len(bits), 1, asked.top_k, asked.target, bits, _watched(asked))
+    own = Running(len(bits), 1, asked.top_k, _tokens(asked), None)
+    shown = None if asked.shown is None else Shown(len(bits), asked.top_k, asked.shown)
+    if shown is not None:
+        shown.add(bits, 0)
     own.add(bits[:, None], 0, None)  # which leaves the bits relative to their maximum
     weights = bits.exp2_()
-    return weights.div_(weights.sum(-1, keepdim=True)), own.results()
+    said = own.results()
+    return weights.div_(weights.sum(-1, keepdim=True)), (shown.in_place_of(said, keep_first=True) if shown else said)
 
 
-def _watched(asked: Asked) -> dict[str, Tensor]:
-    there = {"versus_log_prob": asked.versus, "following_log_prob": asked.following}
+def _tokens(asked: Asked) -> dict[str, Tensor]:
+    """The tokens (pos,) of which a log-probability is asked."""
+    there = {"target": asked.target, "versus": asked.versus, "following": asked.following}
     return {name: ids for name, ids in there.items() if ids is not None}
 
 
-def _joined(last: dict[str, Tensor], others: Running, asked: Asked) -> Columns:
+def _joined(last: dict[str, Tensor], others: Running, asked: Asked, shown: Shown | None) -> Columns:
     """The other layers' results, with the model's own prediction as the last layer."""
-    rest = others.results() if others.layers else {name: value[:, :0] for name, value in last.items()}
+    rest = others.results() if others.shape[1] else {name: value[:, :0] for name, value in last.items()}
+    if shown is not None and others.shape[1]:
+        rest = shown.in_place_of(rest)
     both = {name: torch.cat([rest[name], last[name]], dim=1) for name in last}
     # KL(final || layer) is the cross-entropy of the two, less the final prediction's own entropy.
     both["kl"] = (both.pop("cross_entropy") - last["entropy"]).clamp_min(0)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
+    from lenskit.lenses.counting import Counts
     from lenskit.lenses.readout import Columns
 
 Which = int | slice | Sequence[int]
@@ -72,9 +73,11 @@ class Trajectory:
         pieces: Mapping[int, Piece],
         site: str,
         provenance: Mapping[str, Any],
+        layers: Sequence[int] | None = None,
     ) -> Trajectory:
-        """A trajectory of position-first columns."""
+        """A trajectory of position-first columns; `layers` are its rows' numbers, by default counted from 0."""
         rows = columns.entropy.shape[1]
+        numbers = list(range(rows)) if layers is None else list(layers)
         versus, change = columns.versus_log_prob, None
         if versus is not None:
             difference = _difference(columns.target_log_prob, versus).T
@@ -92,9 +95,9 @@ class Trajectory:
             rank=_frozen(columns.target_rank.T),
             pieces=pieces,
             provenance=provenance,
-            layers=_frozen(np.arange(rows)),
+            layers=_frozen(np.asarray(numbers)),
             positions=_frozen(np.arange(len(ids))),
-            final=rows - 1,
+            final=numbers[-1],
             loss=None if columns.following_log_prob is None else _frozen(-columns.following_log_prob.T),
             versus_ids=None if columns.versus_ids is None else _frozen(columns.versus_ids),
             versus_log_prob=None if versus is None else _frozen(versus.T),
@@ -222,6 +225,35 @@ class Trajectory:
         from lenskit.lenses.picture import drawn, panel
 
         return drawn([panel(self, name, clip=clip) for name in statistics or ("probability",)])
+
+    def rank_picture(self) -> go.Figure:
+        """A plotly picture of the target's rank in every cell: its number, coloured by its logarithm, first is framed.
+
+        Read with `target=" Paris"` for the rank of one token everywhere; without a target it is, at each position, the
+        rank of what the model itself finally says.
+        Source: the rank heat map of the Jacobian lens's published slices.
+
+        >>> lens.read("The capital of France is", target=" Paris").rank_picture().show()  # doctest: +SKIP
+        """
+        from lenskit.lenses.rank_picture import rank_picture
+
+        return rank_picture(self)
+
+    def counts(self, *, layers: Which = slice(None), pos: Which = slice(None), top: int = 8) -> Counts:
+        """Count what is read in a region: which words does this passage hold at these layers?
+
+        Args:
+            layers, pos: the rows and positions of the region, as in `traj[layers, pos]`; all by default.
+            top: how many of each cell's likeliest tokens count.
+
+        Raises `ValueError` for a `top` of which the cells hold fewer, and `IndexError` for an empty region.
+        Source: the counts beside Neuronpedia's Jacobian-lens transcripts (top 8 over chosen layers and positions).
+
+        >>> lens.read("She put the cake in the oven", words=True).counts(layers=slice(15, 23))  # doctest: +SKIP
+        """
+        from lenskit.lenses.counting import counted
+
+        return counted(self, layers, pos, top)
 
     def _text(self, token: int) -> str:
         piece = self.pieces[token]

@@ -14,16 +14,18 @@ from lenskit.lenses.closed_form import gathered
 from lenskit.lenses.evaluate import evaluate
 from lenskit.lenses.files import own, places, published
 from lenskit.lenses.generating import generate_from
+from lenskit.lenses.lens_directions import lens_directions
 from lenskit.lenses.reading import COMPONENTS, read
 from lenskit.lenses.training.beginning import Start, begin, chosen_layers
 from lenskit.lenses.training.history import History
 from lenskit.lenses.training.recipe import LEARNING_RATES, Loss, Optimizer, Recipe
-from lenskit.lenses.training.steps import Training, accelerated
+from lenskit.lenses.training.steps import Training
 from lenskit.lenses.translators import AnyTranslators, FactoredTranslators, Translators, factored
 from lenskit.models.corpus import CHUNK, Texts, chunks_of
 from lenskit.models.identity import Identity, ModelMismatch, d_model_of
 from lenskit.models.model import Model
 from lenskit.models.sites import Site, SiteLike
+from lenskit.processes import accelerated
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -58,6 +60,7 @@ class TunedLens:
     read = read
     generate = generate_from
     evaluate = evaluate
+    directions = lens_directions
 
     def __init__(
         self, model: Model, translators: AnyTranslators | None = None, *, about: Mapping[str, Any] | None = None

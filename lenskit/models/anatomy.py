@@ -43,6 +43,7 @@ class Anatomy:
     model: nn.Module
     outer: nn.Module | None = None  # what the person gave, where that wraps the model
     doors: dict[nn.Module, Door] = field(default_factory=dict, repr=False)
+    overwrites: set[str] = field(default_factory=set, repr=False)
     _spots: dict[tuple[str, tuple[int, ...]], list[Spot]] = field(default_factory=dict, repr=False)
     _has_numbers: bool = False
     _starts: dict[int, str | None] = field(default_factory=dict, repr=False)

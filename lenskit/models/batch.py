@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor
@@ -28,6 +29,26 @@ class Batch(NamedTuple):
     def positions(self) -> Tensor | None:
         """The true position of each token, counted from the first real one; None where nothing is padded."""
         return None if self.mask is None else (self.mask.long().cumsum(-1) - 1).clamp_min(0)
+
+
+class Read:
+    """What was read last, so that the same ids once more cost nothing: they are checked and copied once.
+
+    Versions tell whether somebody has written into the ids, or into the batch that was made of them.
+    """
+
+    def __init__(self, prompt: Prompt, bos: bool | None, batch: Batch) -> None:
+        self.batch = batch
+        self._ids: ReferenceType[Tensor] | None = None
+        if isinstance(prompt, Tensor) and bos is None and not (prompt.is_inference() or batch.tokens.is_inference()):
+            self._ids, self._versions = ref(prompt), (prompt._version, batch.tokens._version)
+
+    def is_of(self, prompt: Prompt, bos: bool | None, device: torch.device) -> bool:
+        """Whether the batch is what would be made of this prompt now."""
+        if self._ids is None or (ids := self._ids()) is not prompt or ids is None or bos is not None:
+            return False
+        tokens = self.batch.tokens
+        return (ids._version, tokens._version) == self._versions and tokens.device == device
 
 
 def to_batch(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lenskit.artifacts import sha256, whole_file, write_json
 from lenskit.models.ablations import AblateLayer, RemoveSubspace
+from lenskit.models.directions_by_layer import DirectionsByLayer
 from lenskit.models.edits import (
     SELECTORS,
     Add,
@@ -33,21 +34,30 @@ from lenskit.models.edits import (
 from lenskit.models.running.patch import Patch, Source
 from lenskit.models.running.places import Moment
 from lenskit.models.running.which import Which, indices
+from lenskit.models.steering import Ablate, Steer, Swap
 
 FORMAT, VERSION = "lenskit edits", 1
 _KINDS: dict[str, type[Edit]] = {
-    kind.__name__: kind for kind in (Set, Add, Scale, Zero, Mean, Resample, Project, Patch, RemoveSubspace, AblateLayer)
+    kind.__name__: kind
+    for kind in (
+        *(Set, Add, Scale, Zero, Mean, Resample, Project, Patch, RemoveSubspace, AblateLayer),
+        *(Steer, Swap, Ablate),
+    )
 }
 # What each field of an edit holds; every other one is a selector.
 _PLAIN: dict[str, type | tuple[type, ...]] = {
     "site": str,
     "scale": (int, float),
+    "strength": (int, float),
+    "clamped": bool,
     "over": str,
     "how": str,
     "seed": int,
     "keep": bool,
 }
 _VALUES = ("value", "by", "directions")
+_NUMBERS = ("scale", "strength")
+_ALONG = {"layers": dict, "concepts": list, "tokens": list, "lens": str, "scale": str, "folded": bool, "centred": bool}
 _MOMENT = ("rows", "before", "length", "step")
 
 
@@ -154,10 +164,12 @@ def _written(edit: Edit, prefix: str, tensors: dict[str, Tensor]) -> dict[str, A
             continue
         if each.name == "source":
             made["source"] = _written_source(edit, named)  # pyright: ignore[reportArgumentType] -- a Patch
+        elif each.name == "along":
+            made["along"] = _written_along(value, named)
         elif each.name in _VALUES:
             made[each.name] = named(each.name, value) if isinstance(value, Tensor) else _number(value)
         elif each.name in _PLAIN:
-            made[each.name] = _number(value) if each.name == "scale" else value
+            made[each.name] = _number(value) if each.name in _NUMBERS else value
         else:
             made[each.name] = _selector(value)
     return made
@@ -180,6 +192,11 @@ def _written_source(edit: Patch, named: Any) -> dict[str, Any]:
         if source.moment.mask is not None:
             made["moment"]["mask"] = named("source.mask", source.moment.mask)
     return made
+
+
+def _written_along(along: DirectionsByLayer, named: Any) -> dict[str, Any]:
+    layers = {str(layer): named(f"along.{layer}", v) for layer, v in along.vectors.items()}
+    return {"layers": layers} | {name: getattr(along, name) for name in _ALONG if name != "layers"}
 
 
 def _layers_of(edit: Patch) -> Source:
@@ -242,9 +259,11 @@ class _Reading:
         where = f"{where}, {name}"
         if name == "source":
             return self._source(where, read)
+        if name == "along":
+            return self._along(where, read)
         if name in _VALUES:
             return self._tensor(where, read) if _is_reference(read) else _read_number(where, read)
-        if name == "scale":
+        if name in _NUMBERS:
             return _read_number(where, read)
         if name in _PLAIN:
             if not isinstance(read, _PLAIN[name]) or (_PLAIN[name] is int and isinstance(read, bool)):
@@ -271,6 +290,26 @@ class _Reading:
         layers = {self._layer(where, layer): self._tensor(where, each) for layer, each in read["layers"].items()}
         pos = _read_selector(where, read["pos"]) if "pos" in read else None
         return Source(layers, self._moment(where, read["moment"]) if "moment" in read else None, pos)
+
+    def _along(self, where: str, read: Any) -> DirectionsByLayer:
+        if not isinstance(read, dict) or read.keys() != _ALONG.keys():
+            raise ValueError(f"{where}: directions have {', '.join(_ALONG)}.")
+        for name, kind in _ALONG.items():
+            if not isinstance(read[name], kind):
+                raise ValueError(f"{where}, {name}: {read[name]!r} is of the wrong type.")
+        ids, concepts = read["tokens"], read["concepts"]
+        if not all(isinstance(each, list) and all(map(_is_whole, each)) for each in ids) or len(ids) != len(concepts):
+            raise ValueError(f"{where}, tokens: for each concept the ids of its tokens, and not {ids!r}.")
+        if not all(isinstance(each, str) for each in concepts) or not all(map(str.isdecimal, read["layers"])):
+            raise ValueError(f"{where}: concepts are texts, and layers whole numbers.")
+        vectors = {int(layer): self._tensor(where, each) for layer, each in read["layers"].items()}
+        if not all(v.dim() == 2 and v.is_floating_point() for v in vectors.values()) or not vectors:
+            raise ValueError(f"{where}: directions are (concept, d_model), in at least one layer.")
+        how = {name: read[name] for name in ("lens", "scale", "folded", "centred")}
+        try:
+            return DirectionsByLayer(vectors, tuple(concepts), tuple(map(tuple, ids)), **how)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
 
     def _layer(self, where: str, read: str) -> int | None:
         if read != "-" and not read.isdecimal():

@@ -76,6 +76,11 @@ class Edit:
         """Whether it is listed as an edit and acts by other means than at its site."""
         return False
 
+    @property
+    def recalls(self) -> bool:
+        """Whether it has to see what its site holds in the same text without any edit: `At.clean`."""
+        return False
+
     def new(self, part: Tensor, at: At) -> Tensor:
         """What becomes of the chosen part, (row, pos, ...), or (place, ...) where rows differ in length."""
         raise NotImplementedError
@@ -101,12 +106,16 @@ SELECTORS = ("layers", "heads", "pos", "rows", "steps")
 
 
 class At(NamedTuple):
-    """Where an edit acts, and how the part is laid out: whether rows and positions have an axis each, and which."""
+    """Where an edit acts, and how the part is laid out: whether rows and positions have an axis each, and which.
+
+    `clean` is the same part without any edit, for an edit that recalls it.
+    """
 
     site: Site
     gridded: bool
     pos_axis: int
     edit: Edit
+    clean: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -286,12 +295,15 @@ class Splice(Edit):
     (batch, pos, ...).
 
     error: what is added to the module's output, by layer: such as what it missed on this prompt.
+    keeps_mean: whether the mean over the last axis that the model has there is added to the module's output: for a
+        module that was made for activations without it.
     """
 
     into: str
     fn: Callable[[Tensor], Tensor]
     _: KW_ONLY
     error: Mapping[int, Tensor] | None = None
+    keeps_mean: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -319,7 +331,7 @@ def as_edits(edits: Edit | Iterable[Edit]) -> tuple[Edit, ...]:
         if not isinstance(each, Edit):
             raise TypeError(
                 f"{each!r} is no edit. Edits are: Set, Add, Scale, Zero, Mean, Resample, Project, Patch, "
-                "RemoveSubspace, AblateLayer, Splice and Call."
+                "RemoveSubspace, AblateLayer, Steer, Swap, Ablate, Splice and Call."
             )
     return given
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from lenskit.models.batch import Batch
 from lenskit.models.origin import Origin
 from lenskit.models.run import Run
+from lenskit.models.running.clean import looking_back
 from lenskit.models.running.kept import Keeping, Kept
 from lenskit.models.running.places import Moment
 from lenskit.models.running.plan import Plan, sites_of, wanted
@@ -110,6 +111,7 @@ def generated(
     hf: Any = model.anatomy.model
     options = _greedy_unless_asked(hf, options)
     stepping.start(batch, between_steps)
+    looking_back(stepping.plan, model, batch)
     _check(hf, options, max_new_tokens, stepping)
     if stepping.needs_all_logits and hf._supports_logits_to_keep():
         options.setdefault("logits_to_keep", 0)  # else those of the prompt are computed for its last token only
@@ -170,7 +172,7 @@ class Stepping:
 
     def forget(self) -> None:
         """Hold nothing that is large, and nothing that leads back to a trace: what is dropped is freed at once."""
-        self._batch = self._between = self.last_logits = self._logits = None
+        self._batch = self._between = self.last_logits = self._logits = self.plan.clean = None
         self._moments, self._stores = [], []
 
     def run(self, n: int, model: Model, origin: Origin, tokens: Tensor) -> Run:
@@ -208,6 +210,8 @@ class Stepping:
             mask = torch.cat([mask, mask.new_ones(rows, total - mask.shape[1])], 1)
         moment = self.plan.moment = Moment(mask, rows, total - length, length, self.step)
         self._moments.append(moment)
+        if self.plan.clean is not None:
+            self.plan.clean.read(ids, moment.before)
         depth = self.plan.anatomy.depth
         self._stores.append({n: Kept(n, layers, depth, moment, self.how) for n, layers in self._wanted.items()})
         if self._between is not None:

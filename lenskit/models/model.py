@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lenskit.models.anatomy import Anatomy
-from lenskit.models.batch import Batch, Prompt, Side, to_batch
+from lenskit.models.batch import Batch, Prompt, Read, Side, to_batch
 from lenskit.models.check import Check, check
 from lenskit.models.edited import Edited
 from lenskit.models.edits import Edit, as_edits
@@ -21,6 +21,7 @@ from lenskit.models.generate import Generation, Stepping, generated
 from lenskit.models.origin import Origin
 from lenskit.models.run import Run
 from lenskit.models.running.captured import differentiated
+from lenskit.models.running.clean import looking_back
 from lenskit.models.running.kept import Keeping
 from lenskit.models.running.places import Moment, Which
 from lenskit.models.running.plan import Plan, Stopped
@@ -31,7 +32,7 @@ from lenskit.models.trace import Trace
 from lenskit.models.weights import Weights
 
 _NOTHING = nullcontext()
-_AS_IT_IS = Keeping()
+_AS_IT_IS, _IN_PLACE = Keeping(), Keeping(in_place=True)
 
 
 class Model:
@@ -65,6 +66,7 @@ class Model:
         self.name: str = name or getattr(config, "_name_or_path", "") or self.anatomy.family
         self.revision = revision
         self._edited: list[Edited] = []
+        self._read: Read | None = None
 
     # What is here
 
@@ -144,8 +146,11 @@ class Model:
             if not isinstance(prompt, Tensor):
                 raise TypeError("a plain module runs on a tensor, and reads no text: model.run(tensor).")
             return Batch(prompt, None)
-        tokens, mask = to_batch(prompt, self.text, self.anatomy, padding_side, bos)
-        return Batch(tokens.to(self.device), None if mask is None else mask.to(self.device))
+        if self._read is None or not self._read.is_of(prompt, bos, self.device):
+            tokens, mask = to_batch(prompt, self.text, self.anatomy, padding_side, bos)
+            batch = Batch(tokens.to(self.device), None if mask is None else mask.to(self.device))
+            self._read = Read(prompt, bos, batch)
+        return self._read.batch
 
     def run(
         self,
@@ -188,6 +193,7 @@ class Model:
             NothingEdited: an edit matches no layer, head, row, position or step.
         """
         batch = self.batch(prompt, padding_side, bos)
+        keep = keep if isinstance(keep, str | tuple) else tuple(keep)
         plan = self.plan(batch, edits)
         said = dict[str, Any]()
         if grads is not None:
@@ -198,12 +204,17 @@ class Model:
             said["start_at"] = start_at
         with starting:
             how = _AS_IT_IS if pos is device is dtype is None else Keeping(pos, device, dtype)
+            if how is _AS_IT_IS and grads is start_at is None and plan.leaves_alone:
+                how = _IN_PLACE
             captured = None if grads is None else plan.capture(keep, how)
             stores = plan.keep(keep, how) if captured is None else captured
             if stop_at is not None:
                 said["stop_at"] = str(plan.stop(stop_at))
             with tapped(plan.takers, self.anatomy.doors):
                 output = self._logits(batch, grads is not None)
+        if how is _IN_PLACE and (written := plan.overwritten()):
+            self.anatomy.overwrites |= written  # once for a model: from now on these are copied
+            return self.run(prompt, keep=keep, stop_at=stop_at, padding_side=padding_side, bos=bos)
         plan.finished()
         origin = self.origin(plan.edits, **said)
         run = Run(output, batch.tokens, batch.mask, stores, origin, self.text)
@@ -304,8 +315,8 @@ class Model:
     def plan(self, batch: Batch, edits: Edit | Iterable[Edit] = ()) -> Plan:
         """What a forward of this batch has to do for the edits, those that stay first."""
         rows, length = batch.tokens.shape[:2] if batch.tokens.dim() > 1 else (1, len(batch.tokens))
-        staying = self.edits
-        return Plan(self.anatomy, Moment(batch.mask, rows, 0, length), (*staying, *as_edits(edits)), len(staying))
+        staying, moment = self.edits, Moment(batch.mask, rows, 0, length)
+        return looking_back(Plan(self.anatomy, moment, (*staying, *as_edits(edits)), len(staying)), self, batch)
 
     def run_batch(self, batch: Batch, keep: SiteLike | Iterable[SiteLike], **more: Any) -> tuple[Run, Any]:
         """The `Run` of a batch, and what the Hugging Face model returned; `more` goes to it as it is."""

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from lenskit.models.memory import free_bytes
 from lenskit.models.sites import axes_of
 
 if TYPE_CHECKING:
     from lenskit.models.model import Model
-
-_MEMINFO = Path("/proc/meminfo")
 
 
 def kept_bytes(model: Model, site: str, layers: int, length: int) -> int:
@@ -25,16 +23,6 @@ def kept_bytes(model: Model, site: str, layers: int, length: int) -> int:
     weights = (max(weight.shape) for weight in model.anatomy.blocks.parameters() if weight.dim() > 1)
     width = config.hidden_size if site.startswith("resid") or site.endswith("_out") else max(weights, default=1)
     return layers * length * width * size
-
-
-def free_bytes(device: torch.device) -> int | None:
-    """How many bytes are free on a device; None where nobody says."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    if device.type != "cpu" or not _MEMINFO.is_file():
-        return None
-    lines = (line.split() for line in _MEMINFO.read_text().splitlines())
-    return next((int(words[1]) * 1024 for words in lines if words[0] == "MemAvailable:"), None)
 
 
 def check_memory(model: Model, needed: int, allowed: int | None, what: str) -> None:

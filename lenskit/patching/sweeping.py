@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from lenskit.models.batch import Prompt
+from lenskit.models.memory import free_bytes
 from lenskit.models.run import Run
 from lenskit.models.running.which import Which
 from lenskit.patching.align import Pairs
 from lenskit.patching.engine import BUDGET, Cost
 from lenskit.patching.grid import Choice, Spans
-from lenskit.patching.memory import check_memory, free_bytes, kept_bytes
+from lenskit.patching.memory import check_memory, kept_bytes
 from lenskit.patching.metrics import Metric
 from lenskit.patching.question import Asked, Pair, Question
 from lenskit.patching.sources import Source

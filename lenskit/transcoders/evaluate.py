@@ -20,8 +20,9 @@ from lenskit.transcoders.transcoder import Transcoder
 if TYPE_CHECKING:
     import pandas as pd
 
-_TOGETHER = 1024
-_ROWS = 256  # predictions that are compared at once
+_TOGETHER = 1024  # tokens in one forward, at most
+_LOGITS = 64 << 20  # numbers: the logits of one forward, two of which are in memory, whatever the text and vocabulary
+_COMPARED = 8 << 20  # numbers: the logits that are looked at as float64, at once
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,7 @@ def evaluate(
     """
     given = [transcoders] if isinstance(transcoders, Transcoder) else list(transcoders)
     ids = chunks_of(model, texts, length, tokens).ids
-    pos = slice(skip, None)
-    batches = ids.split(max(1, _TOGETHER // ids.shape[1]))
+    pos, batches = slice(skip, None), batches_of(model, ids)
     fits = [_Fitting(each) for each in given]
     for batch in batches:
         run = model.run(batch, keep=[*{site for each in given for site in (each.reads, *each.writes)}])
@@ -120,11 +120,12 @@ def evaluate(
     for batch in batches:
         truth = model.run(batch).logits
         count += batch.shape[0] * (batch.shape[1] - 1 - skip)
-        losses["original"] += _loss(truth, batch, skip)
+        losses["original"] += cross_entropy(truth, batch, skip)
         for name, some in edits.items():
             logits = model.run(batch, edits=some).logits
-            losses[name] += _loss(logits, batch, skip)
+            losses[name] += cross_entropy(logits, batch, skip)
             kls[name] += _kl(truth, logits, skip)
+            del logits
     return Evaluation(
         tuple(losses),
         tuple(each / count for each in losses.values()),
@@ -135,6 +136,12 @@ def evaluate(
     )
 
 
+def batches_of(model: Model, ids: Tensor) -> tuple[Tensor, ...]:
+    """Chunks (chunk, pos), as many at once as their logits are of bounded size."""
+    vocab = model.anatomy.vocab if model.anatomy.is_language_model else 1
+    return ids.split(max(1, min(_TOGETHER, _LOGITS // vocab) // ids.shape[1]))
+
+
 class _Fitting:
     """One dictionary's sums over what it read and wrote."""
 
@@ -143,21 +150,26 @@ class _Fitting:
         self.fired = torch.zeros(tc.n_features, dtype=torch.bool)
         self.missed = [0.0 for _ in tc.writes]
         self.moments = [Moments(tc.d_in, tc.d_out) for _ in tc.writes]
+        self.sums: list[Tensor | float] = [0.0 for _ in tc.writes]
 
     def add(self, run: Run, skip: int) -> None:
-        x = run[self.tc.reads][:, skip:].flatten(0, 1)
+        x = run[self.tc.reads][:, skip:].flatten(2).flatten(0, 1)
         codes = self.tc.encode(x)
         self.fired[codes.features.cpu()] = True
         self.active += len(codes.features)
         self.tokens += len(x)
         for write, site in enumerate(self.tc.writes):
-            y = run[site][:, skip:].flatten(0, 1)
-            self.missed[write] += float((y - self.tc.written(x, write)).double().square().sum())
+            whole = run[site][:, skip:].flatten(0, 1)
+            self.sums[write] += whole.double().cpu().sum(0)
+            y = whole.flatten(1)
+            if self.tc.centred_output:
+                y = y - y.mean(-1, keepdim=True)
+            self.missed[write] += float((y - self.tc.written(x, write).view_as(y)).double().square().sum())
             self.moments[write].add(x, y)
 
     def mean(self, write: int) -> Tensor:
-        """(d_out,): of what stands at a written site."""
-        return self.moments[write].mean_y.float()
+        """Of what stands at a written site, as it is laid out there."""
+        return torch.as_tensor(self.sums[write] / self.tokens).float()
 
     def result(self) -> Fit:
         spread = [moments.spread for moments in self.moments]
@@ -188,11 +200,6 @@ class Moments:
         self.yy += float(y.square().sum())
 
     @property
-    def mean_y(self) -> Tensor:
-        """(d_out,)"""
-        return self.y / self.n
-
-    @property
     def spread(self) -> float:
         """The sum of squares of y about its mean."""
         return self.yy - float(self.y.square().sum()) / self.n
@@ -206,20 +213,34 @@ class Moments:
         return 1 - left / self.spread
 
 
-def _loss(logits: Tensor, ids: Tensor, skip: int) -> float:
-    """The summed cross-entropy of the next tokens, in nats."""
-    rows, following = logits[:, skip:-1].flatten(0, 1), ids[:, skip + 1 :].flatten().to(logits.device)
-    parts = zip(rows.split(_ROWS), following.split(_ROWS), strict=True)
-    return sum(float(torch.nn.functional.cross_entropy(r.double(), f, reduction="sum")) for r, f in parts)
+def cross_entropy(logits: Tensor, ids: Tensor, skip: int) -> float:
+    """The summed cross-entropy of the next tokens of ids (batch, pos) after the first `skip`, in nats."""
+    total = 0.0
+    for rows, following in zip(_predictions(logits, skip), ids[:, skip + 1 :].to(logits.device), strict=True):
+        for some, theirs in zip(_blocks(rows), following.split(_rows(logits)), strict=True):
+            total += float(torch.nn.functional.cross_entropy(some.double(), theirs, reduction="sum"))
+    return total
 
 
 def _kl(truth: Tensor, logits: Tensor, skip: int) -> float:
     """The summed divergence from one prediction to another, in nats."""
     total = 0.0
-    pairs = zip(
-        truth[:, skip:-1].flatten(0, 1).split(_ROWS), logits[:, skip:-1].flatten(0, 1).split(_ROWS), strict=True
-    )
-    for p, q in pairs:
-        log_p, log_q = p.double().log_softmax(-1), q.double().log_softmax(-1)
-        total += float((log_p.exp() * (log_p - log_q)).sum())
+    for rows, others in zip(_predictions(truth, skip), _predictions(logits, skip), strict=True):
+        for p, q in zip(_blocks(rows), _blocks(others), strict=True):
+            log_p, log_q = p.double().log_softmax(-1), q.double().log_softmax(-1)
+            log_q.neg_().add_(log_p)
+            total += float((log_p.exp_() * log_q).sum())
     return total
+
+
+def _predictions(logits: Tensor, skip: int) -> Tensor:
+    """(batch, pos, vocab): what is compared: flattened, it would be a copy of all."""
+    return logits[:, skip:-1]
+
+
+def _rows(logits: Tensor) -> int:
+    return max(1, _COMPARED // logits.shape[-1])
+
+
+def _blocks(rows: Tensor) -> tuple[Tensor, ...]:
+    return rows.split(_rows(rows))

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lenskit.artifacts import whole_file
 from lenskit.models.files.load_error import LoadError
+from lenskit.models.files.row_steps import in_steps
 from lenskit.models.identity import Identity, ModelMismatch
 from lenskit.models.model import Model
 from lenskit.models.sites import Site, SiteLike
@@ -36,6 +37,8 @@ from lenskit.transcoders.transcoder import Transcoder, as_sites
 FORMAT = "lenskit transcoder 1"
 _PUBLISHED = (sae_lens, sparsify, gemma_scope, circuit_tracer, dictionary_learning, transcoder_circuits)
 _DEEPEST = 4  # folders within folders
+_MATRICES = ("W_enc", "W_dec", "W_skip")
+_STEP = "_step"
 # What TransformerLens and its users call models whose name on the hub is another.
 _NICKNAMES = {"gpt2-small": "gpt2"}
 
@@ -69,15 +72,14 @@ class Header:
     about: dict[str, Any]
 
 
-def save(transcoder: Transcoder, path: str | Path, model: Model | None = None) -> Path:
+def save(
+    transcoder: Transcoder, path: str | Path, model: Model | None = None, *, dtype: torch.dtype | None = None
+) -> Path:
     """Write one safetensors file, whole or not at all; see `Transcoder.save`."""
     path = Path(path).expanduser()
     path = path if path.suffix == ".safetensors" else path.with_name(f"{path.name}.safetensors")
-    tensors: dict[str, Tensor] = {
-        name: value.detach().cpu().contiguous() for name, value in transcoder.named_parameters(recurse=False)
-    }
     activation = transcoder.activation
-    tensors |= {name: value.detach().cpu().contiguous() for name, value in as_tensors(activation).items()}
+    tensors = _written({**dict(transcoder.named_parameters(recurse=False)), **as_tensors(activation)}, dtype)
     numbers = {name: getattr(activation, name) for name in ("k", "threshold") if hasattr(activation, name)}
     numbers = {name: value for name, value in numbers.items() if not isinstance(value, Tensor)}
     identity = Identity.of(model) if model is not None else transcoder.identity
@@ -241,14 +243,14 @@ def _read_own(source: Source, name: str, asked: Asked) -> Transcoder:
     writes = header.writes if asked.writes is None else asked.writes
     n, d_in, d_out = header.n_features, header.d_in, header.d_out
     transcoder = Transcoder(
-        take("W_enc", (n, d_in)),
+        _matrix(take, "W_enc", (n, d_in)),
         take("b_enc", (n,)),
-        take("W_dec", (len(header.writes), n, d_out)),
+        _matrix(take, "W_dec", (len(header.writes), n, d_out)),
         take("b_dec", (len(header.writes), d_out)),
         _activation(header.activation, take),
         reads=asked.reads or header.reads,
         writes=writes,
-        W_skip=take.optional("W_skip"),
+        W_skip=_matrix(take, "W_skip", (len(header.writes), d_out, d_in)) if header.skip else None,
         centre=take.optional("centre"),
         normalise=header.normalise,  # pyright: ignore[reportArgumentType] -- checked by it
         restores=header.restores,
@@ -258,6 +260,31 @@ def _read_own(source: Source, name: str, asked: Asked) -> Transcoder:
     take.refuse_the_rest()
     transcoder.identity = header.identity
     return transcoder
+
+
+def _written(tensors: dict[str, Tensor], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    """The tensors as they stand in the file: as they are, as other floats, or matrices in steps of int8."""
+    if dtype not in (None, torch.float32, torch.float16, torch.bfloat16, torch.int8):
+        raise ValueError(f"numbers are written as they are, or as float32, float16, bfloat16 or int8: not {dtype}.")
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu()
+        if dtype == torch.int8 and name in _MATRICES:
+            found[name], found[name + _STEP] = in_steps(value)
+        else:
+            found[name] = value.to({None: value.dtype, torch.int8: torch.float32}.get(dtype, dtype)).contiguous()
+    for name, value in found.items():
+        if not bool(value.isfinite().all()):
+            raise ValueError(f"{name} holds numbers that are none, or do not fit {dtype}: nothing was written.")
+    return found
+
+
+def _matrix(take: Taken, name: str, shape: tuple[int, ...]) -> Tensor:
+    """A matrix of the file, (..., row, column), from its steps where it is written in steps."""
+    value, step = take(name, shape), take.optional(name + _STEP, (*shape[:-1], 1))
+    if (take.weights.take(name).dtype == torch.int8) != (step is not None):
+        raise LoadError(f"{take.where} holds {name} as int8 without {name}{_STEP}, or that without int8.")
+    return value if step is None else value * step
 
 
 def _activation(fields: dict[str, Any], take: Taken) -> Activation:

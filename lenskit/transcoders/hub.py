@@ -10,13 +10,16 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
 from lenskit.models.files.load_error import LoadError
+from lenskit.transcoders.demo_dictionaries import demo_path
 
 
 def find(where: str | Path, revision: str | None = None) -> Path:
-    """The path that is meant: one of this machine, or `"org/repo/folder"` of the hub.
+    """The path that is meant: one of this machine, or `"org/repo/folder"` of the hub, or what comes with lenskit.
 
     Of the hub only the files of that one folder are fetched. Raises `LoadError` with what was tried.
     """
+    if isinstance(where, str) and (comes_with_lenskit := demo_path(where)) is not None:
+        return comes_with_lenskit
     path = Path(where).expanduser()
     if path.exists() or isinstance(where, Path) or path.is_absolute():
         return path

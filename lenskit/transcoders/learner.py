@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from lenskit.largest import largest
+from lenskit.processes import Processes
 from lenskit.transcoders.activations import Activation, BatchTopK, Gated, JumpReLU, ReLU, TopK
 from lenskit.transcoders.recipe import Recipe
 from lenskit.transcoders.sparse import Pairs, decoded, pre_activations
 
 _BLOCK = 256
+_WEAK = 0.1  # of a standardised activation's size
 
 
 class Loss(NamedTuple):
@@ -23,14 +25,14 @@ class Loss(NamedTuple):
         missed: the mean squared error, as a share of the targets' variance: 1 minus the explained variance.
         active: (pair,) the active features, one token after another.
         error: (token, d_out) what was missed.
-        threshold: the smallest active value of a "batchtopk" batch.
+        lowest: (at most 1,) the smallest active value, from which "batchtopk" learns its threshold.
     """
 
     loss: Tensor
     missed: Tensor
     active: Tensor
     error: Tensor
-    threshold: Tensor | None
+    lowest: Tensor
 
 
 class Found(NamedTuple):
@@ -45,17 +47,21 @@ class Found(NamedTuple):
 class Learner(nn.Module):
     """A dictionary in training, on standardised activations (mean 0, mean square 1).
 
-    `forward(x, y, dead)` is the loss of a batch: x (token, d_in), y (token, d_out); `dead` are features to revive.
+    `forward(x, y, dead)` is the loss of a batch: x (token, d_in), y (token, d_out); `dead` are features to revive. Of
+    many processes each is given its part of the batch, and the mean of their gradients is the whole batch's.
     """
 
-    def __init__(self, recipe: Recipe, d_in: int, d_out: int, *, tied: bool) -> None:
+    def __init__(
+        self, recipe: Recipe, d_in: int, d_out: int, *, tied: bool, processes: Processes | None = None
+    ) -> None:
         super().__init__()
-        self.recipe = recipe
+        self.recipe, self.processes = recipe, processes or Processes()
         self._guess = float("inf")
         n, noise = recipe.n_features, torch.Generator().manual_seed(recipe.seed)
         W_dec = nn.functional.normalize(torch.randn(n, d_out, generator=noise), dim=1)
-        # The encoder of an autoencoder begins as the transpose of the decoder: then no feature begins dead.
-        W_enc = W_dec.clone() if tied else torch.randn(n, d_in, generator=noise) / d_in**0.5
+        # The encoder of an autoencoder begins as the transpose of the decoder: then no feature begins dead. That of a
+        # transcoder begins weak, so that its features do not first have to unlearn noise as large as what is missed.
+        W_enc = W_dec.clone() if tied else torch.randn(n, d_in, generator=noise) * (_WEAK / d_in**0.5)
         self.W_enc, self.b_enc = nn.Parameter(W_enc), nn.Parameter(torch.zeros(n))
         self.W_dec, self.b_dec = nn.Parameter(W_dec), nn.Parameter(torch.zeros(d_out))
         self.W_skip = nn.Parameter(torch.zeros(d_out, d_in)) if recipe.skip else None
@@ -76,8 +82,8 @@ class Learner(nn.Module):
             loss = loss + aside.square().sum(1).mean() / y.shape[1]
         if dead is not None and len(dead):
             loss = loss + self._revived(x, error.detach(), dead, squared.detach())
-        shown = found.values.detach() > 0
-        lowest = found.values.detach()[shown].min() if self.recipe.activation == "batchtopk" and shown.any() else None
+        shown = (values := found.values.detach()) > 0
+        lowest = values[shown].topk(1, largest=False).values if bool(shown.any()) else values[:0]
         return Loss(loss, squared.detach(), found.pairs.features[shown], error.detach(), lowest)
 
     @torch.no_grad()
@@ -117,10 +123,10 @@ class Learner(nn.Module):
 
     def _bound(self, pre: Tensor) -> float:
         """What the k-th largest per token of the whole batch is. Sorting all would take longer than the products."""
-        count = self.recipe.k * len(pre)
-        likely = pre[pre > self._guess]
+        count = self.recipe.k * len(pre) * self.processes.count
+        likely = self.processes.joined(pre[pre > self._guess])
         if len(likely) < count:
-            likely = pre.flatten()
+            likely = self.processes.joined(pre.flatten())
         bound = float(likely.kthvalue(len(likely) - count + 1).values)
         self._guess = bound - 0.3 * abs(bound)  # the next batch's is near it, and a wrong guess costs time only
         return bound
@@ -154,11 +160,12 @@ class Learner(nn.Module):
         if self.recipe.revival == "aux-k":
             values, chosen = pre.topk(min(self.recipe.aux_k, len(dead)), sorted=False)
             offered = torch.zeros_like(pre).scatter(1, chosen, values.relu()) @ self.W_dec[dead]
-            return (error - offered).square().sum() / error.square().sum().clamp_min(1e-12) * squared / 32
+            return (error - offered).square().sum(1).mean() / error.shape[1] / 32
         ghosts = pre.clamp(max=10.0).exp() @ self.W_dec[dead]
         ratio = error.norm(dim=1, keepdim=True) / (2 * ghosts.norm(dim=1, keepdim=True)).clamp_min(1e-12)
         missed = (error - ghosts * ratio.detach()).square().sum(1).mean() / error.shape[1]
-        return missed * (squared / missed.detach().clamp_min(1e-12))
+        whole, offered = self.processes.mean(torch.stack([squared, missed.detach()])).unbind()
+        return missed * (whole / offered.clamp_min(1e-12))
 
     # Its end
 

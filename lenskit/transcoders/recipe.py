@@ -3,11 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 Kind = Literal["topk", "batchtopk", "relu", "jumprelu", "gated"]
 Revival = Literal["aux-k", "ghost gradients", "resample", "none"]
 Bias = Literal["mean", "geometric median", "zero"]
+
+
+class Options(TypedDict, total=False):
+    """The fields of a `Recipe`, as keyword arguments."""
+
+    n_features: int
+    activation: Kind
+    k: int
+    sparsity: float
+    skip: bool
+    lr: float
+    warmup: float
+    decay: float
+    betas: tuple[float, float]
+    batch: int
+    unit_norm: bool
+    start_bias: Bias
+    revival: Revival
+    dead_after: int
+    aux_k: int
+    resamplings: int
+    bandwidth: float
+    seed: int
 
 
 @dataclass(frozen=True)
@@ -34,7 +57,7 @@ class Recipe:
         seed: of the weights at the start and of the order of tokens.
     """
 
-    n_features: int
+    n_features: int = 4096
     activation: Kind = "topk"
     k: int = 32
     sparsity: float = 1e-3

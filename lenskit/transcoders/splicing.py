@@ -25,8 +25,10 @@ def spliced(
         errors_on: a model and a prompt. What the dictionaries miss on this prompt is then added to what they write, so
             that unchanged they give the model's own prediction: a change is then seen against the true activations.
 
-    Raises `ValueError` where two dictionaries write one site from the same one, or where what a
-    dictionary writes comes before what it reads.
+    Where a dictionary's output is centred, the mean over the last axis stays the model's own.
+
+    Raises `ValueError` where two dictionaries write one site from the same one, where what a dictionary writes comes
+    before what it reads, and where of those that write one site some are centred and some are not.
 
     >>> model.run(prompt, edits=spliced([tc8, tc9])).loss              # doctest: +SKIP
     >>> model.generate(prompt, 20, edits=spliced(tc8)).text            # doctest: +SKIP
@@ -45,8 +47,17 @@ def spliced(
             )
         fn = _writing(own[0], sources, held, len(given) > 1)
         error = None if errors_on is None else {site.layer: errors[site]}
-        edits.append(Splice(own[0].reads.name, site.name, fn, layers=site.layer, error=error))
+        centred = _centred(site, sources)
+        edits.append(Splice(own[0].reads.name, site.name, fn, layers=site.layer, error=error, keeps_mean=centred))
     return edits
+
+
+def _centred(site: Site, sources: Sequence[tuple[Transcoder, int]]) -> bool:
+    """Whether what is written to a site lacks its mean over the last axis."""
+    found = {each.centred_output for each, _ in sources}
+    if len(found) > 1:
+        raise ValueError(f"{site} is written by dictionaries with and without its mean: they do not belong together.")
+    return found.pop()
 
 
 def _by_written(given: Sequence[Transcoder]) -> dict[Site, list[tuple[Transcoder, int]]]:
@@ -92,5 +103,6 @@ def _errors(
     found = {}
     for site, sources in writers.items():
         parts = [each.written(run[each.reads], number) for each, number in sources]
-        found[site] = run[site] - torch.stack(parts).sum(0)
+        true = run[site] - run[site].mean(-1, keepdim=True) if _centred(site, sources) else run[site]
+        found[site] = true - torch.stack(parts).sum(0)
     return found

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from lenskit.models.sites import SiteLike
+from lenskit.processes import Processes
 from lenskit.transcoders.activations import Gated
 from lenskit.transcoders.learner import Learner, Loss
 from lenskit.transcoders.recipe import Recipe
 from lenskit.transcoders.transcoder import Transcoder
 
 _RIDGE = 1e-3  # of the mean diagonal, so that directions which hardly occur are not blown up
+_BLOCK = 4096  # tokens whose products are summed in float32 before they are in float64
+_REMEMBERED = 100  # steps over which the density of features is averaged
 
 
 class Report(NamedTuple):
@@ -52,57 +55,86 @@ class Scaling(NamedTuple):
 
 
 class Training:
-    """A dictionary in training. `step(x, y)` takes one batch; `dictionary(...)` is what came of it.
+    """A dictionary in training: `begin` or `resume` it, then `step(x, y)` takes one batch; `dictionary(...)` is what
+    came of it so far.
 
     Args:
         recipe: how.
-        sample_x, sample_y: activations (token, d) of the two sites from which means, scales, the first bias and the
-            linear map of a skip are taken; some ten thousand tokens.
+        d_in, d_out: the widths of what it reads and writes.
         tied: whether both are the same site: an autoencoder.
         steps: how many there will be, for the rate's rise and fall.
+        device: where it is trained.
+        processes: those that work together: each is given its share of every batch.
+
+    Its `linear`, (d_out, d_in), is the best linear map between the standardised samples that it began with; None before
+    that, and where both sites are the same. Its `density`, (feature,), is the share of tokens in which each was active
+    over the last hundred steps or so.
     """
 
-    def __init__(self, recipe: Recipe, sample_x: Tensor, sample_y: Tensor, *, tied: bool, steps: int) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        d_in: int,
+        d_out: int,
+        *,
+        tied: bool,
+        steps: int,
+        device: torch.device | str = "cpu",
+        processes: Processes | None = None,
+    ) -> None:
         self.recipe, self.steps, self.done, self.tied = recipe, steps, 0, tied
-        self.of_x, self.of_y = Scaling.of(sample_x), Scaling.of(sample_y)
-        self.learner = Learner(recipe, sample_x.shape[1], sample_y.shape[1], tied=tied)
-        self._begin(self.of_x(sample_x), self.of_y(sample_y))
-        self.since = torch.zeros(recipe.n_features, dtype=torch.int64)
+        self.device, self.processes = torch.device(device), processes or Processes()
+        self.learner = Learner(recipe, d_in, d_out, tied=tied, processes=self.processes).to(self.device)
+        self.since = torch.zeros(recipe.n_features, dtype=torch.int64, device=self.device)
+        self.density = torch.zeros(recipe.n_features, device=self.device)
+        self.linear: Tensor | None = None
         self.threshold: float | None = None
         self.optimizer = torch.optim.Adam(self.learner.parameters(), lr=recipe.lr, betas=recipe.betas, fused=True)
 
     @torch.no_grad()
-    def _begin(self, x: Tensor, y: Tensor) -> None:
-        learner = self.learner
+    def begin(self, sample_x: Tensor, sample_y: Tensor) -> Training:
+        """Take means, scales, the first bias and the linear map of a skip from activations (token, d) of the two sites.
+
+        Some ten thousand tokens are enough.
+        """
+        x, y, learner = sample_x.to(self.device), sample_y.to(self.device), self.learner
+        self.of_x, self.of_y = Scaling.of(x), Scaling.of(y)
+        x, y = self.of_x(x), self.of_y(y)
+        if not self.tied:
+            self.linear = linear_map(x, y)
         if learner.W_skip is not None:
-            learner.W_skip.copy_(linear_map(x, y))
+            learner.W_skip.copy_(linear_map(x, y) if self.linear is None else self.linear)
             y = y - x @ learner.W_skip.T
         if self.recipe.start_bias == "mean":
             learner.b_dec.copy_(y.mean(0))
         elif self.recipe.start_bias == "geometric median":
             learner.b_dec.copy_(geometric_median(y))
+        return self
 
     # Its steps
 
     def step(self, x: Tensor, y: Tensor) -> Report:
-        """Learn from a batch (token, d_in), (token, d_out)."""
-        x, y = self.of_x(x), self.of_y(y)
+        """Learn from a batch (token, d_in), (token, d_out); of many processes, from this one's share of it."""
+        x, y = self.of_x(x.to(self.device)), self.of_y(y.to(self.device))
         lost: Loss = self.learner(x, y, self._to_revive())
         self.optimizer.zero_grad()
         lost.loss.backward()
+        for parameter in self.learner.parameters() if self.processes.count > 1 else ():
+            parameter.grad = self.processes.mean(torch.zeros_like(parameter) if (g := parameter.grad) is None else g)
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.lr * self.recipe.rate(self.done, self.steps)
         self._along_the_sphere()
         self.optimizer.step()
         self._back_to_the_sphere()
         self.done += 1
-        self._count(lost, len(x))
+        active = self._count(lost, len(x))
         if self._resamples_now():
-            self._resample(x, lost.error)
-        spread = y.var(0, unbiased=False).mean()
+            self._resample(self.processes.joined(x), self.processes.joined(lost.error))
+        means = torch.cat([torch.stack([lost.missed, lost.loss.detach()]), y.mean(0), y.square().mean(0)])
+        (missed, loss), middle, squares = self.processes.mean(means).split([2, y.shape[1], y.shape[1]])
         dead = float((self.since > self.recipe.dead_after).double().mean())
-        explained = 1.0 - float(lost.missed / spread)
-        return Report(self.done, explained, len(lost.active) / len(x), dead, float(lost.loss.detach()))
+        explained = 1.0 - float(missed / (squares - middle.square()).mean())
+        return Report(self.done, explained, active, dead, float(loss))
 
     def _to_revive(self) -> Tensor | None:
         if self.recipe.revival not in ("aux-k", "ghost gradients"):
@@ -120,12 +152,16 @@ class Training:
         if self.recipe.unit_norm:
             self.learner.W_dec.div_(self.learner.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-12))
 
-    def _count(self, lost: Loss, tokens: int) -> None:
-        self.since += tokens
-        self.since[lost.active] = 0
-        if lost.threshold is not None:
-            found = float(lost.threshold)
+    def _count(self, lost: Loss, tokens: int) -> float:
+        """Note which features were active; gives how many were in a token, on average."""
+        counts = self.processes.summed(torch.bincount(lost.active, minlength=self.recipe.n_features))
+        tokens *= self.processes.count
+        self.since = (self.since + tokens).masked_fill_(counts > 0, 0)
+        self.density.lerp_(counts / tokens, 1 / min(self.done, _REMEMBERED))
+        if self.recipe.activation == "batchtopk" and len(lowest := self.processes.joined(lost.lowest)):
+            found = float(lowest.min())
             self.threshold = found if self.threshold is None else 0.99 * self.threshold + 0.01 * found
+        return float(counts.sum()) / tokens
 
     def _resamples_now(self) -> bool:
         """Evenly through the first half: what is pointed anew must have time to learn."""
@@ -142,8 +178,9 @@ class Training:
         if not len(dead):
             return
         learner, chance = self.learner, error.square().sum(1).square()
-        drawn = torch.multinomial(chance, len(dead), True, generator=torch.Generator().manual_seed(self.done))
-        alive = torch.ones(self.recipe.n_features, dtype=torch.bool)
+        noise = torch.Generator().manual_seed(self.done)
+        drawn = torch.multinomial(chance.cpu(), len(dead), True, generator=noise).to(self.device)
+        alive = torch.ones(self.recipe.n_features, dtype=torch.bool, device=self.device)
         alive[dead] = False
         size = learner.W_enc[alive].norm(dim=1).mean() if bool(alive.any()) else learner.W_enc.norm(dim=1).mean()
         learner.W_dec[dead] = torch.nn.functional.normalize(error[drawn], dim=1)
@@ -177,24 +214,32 @@ class Training:
             about={"recipe": self.recipe.as_dict(), "steps": self.done, **(about or {})},
         )
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, Tensor]:
         """Everything that the next step depends on."""
-        return {
-            "learner": self.learner.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "since": self.since,
-            "scaling": [*self.of_x, *self.of_y],
-            "done": self.done,
-            "threshold": self.threshold,
-        }
+        found = {f"learner.{name}": tensor for name, tensor in self.learner.state_dict().items()}
+        for number, state in self.optimizer.state_dict()["state"].items():
+            found |= {f"optimizer.{number}.{name}": tensor for name, tensor in state.items()}
+        for name, scaling in (("x", self.of_x), ("y", self.of_y)):
+            found |= {f"scaling.{name}.mean": scaling.mean, f"scaling.{name}.scale": scaling.scale}
+        threshold = float("nan") if self.threshold is None else self.threshold
+        numbers = {"done": torch.tensor(self.done), "threshold": torch.tensor(threshold, dtype=torch.float64)}
+        return found | numbers | {"since": self.since, "density": self.density}
 
-    def resume(self, state: Mapping[str, Any]) -> None:
+    def resume(self, state: Mapping[str, Tensor]) -> Training:
         """Go on from a state, as if nothing had happened."""
-        self.learner.load_state_dict(state["learner"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.since = state["since"].clone()
-        self.of_x, self.of_y = Scaling(*state["scaling"][:2]), Scaling(*state["scaling"][2:])
-        self.done, self.threshold = state["done"], state["threshold"]
+        state = {name: tensor.to(self.device, copy=True) for name, tensor in state.items()}
+        self.learner.load_state_dict({name: state[f"learner.{name}"] for name in self.learner.state_dict()})
+        moments = dict[int, dict[str, Tensor]]()
+        for key in state:
+            if key.startswith("optimizer."):
+                _, number, name = key.split(".")
+                moments.setdefault(int(number), {})[name] = state[key]
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.of_x, self.of_y = (Scaling(state[f"scaling.{at}.mean"], state[f"scaling.{at}.scale"]) for at in "xy")
+        self.since, self.density, self.done = state["since"], state["density"], int(state["done"])
+        self.threshold = None if bool(state["threshold"].isnan()) else float(state["threshold"])
+        return self
 
 
 def linear_map(x: Tensor, y: Tensor) -> Tensor:
@@ -202,7 +247,11 @@ def linear_map(x: Tensor, y: Tensor) -> Tensor:
 
     It is the baseline that every transcoder must beat.
     """
-    return solve_ridge(x.double().T @ x.double(), x.double().T @ y.double()).T.to(x.dtype)
+    xx, xy = torch.zeros(x.shape[1], x.shape[1]).double(), torch.zeros(x.shape[1], y.shape[1]).double()
+    for some, theirs in zip(x.split(_BLOCK), y.split(_BLOCK), strict=True):
+        xx += (some.T @ some).double().cpu()
+        xy += (some.T @ theirs).double().cpu()
+    return solve_ridge(xx, xy).T.to(x)
 
 
 def solve_ridge(xx: Tensor, xy: Tensor) -> Tensor:

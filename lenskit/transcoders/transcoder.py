@@ -15,10 +15,12 @@ from lenskit.models.running.plan import sites_of
 from lenskit.models.sites import HEADED, Site, SiteLike
 from lenskit.transcoders.activations import Activation, Gated, JumpReLU, Picked
 from lenskit.transcoders.codes import Codes
+from lenskit.transcoders.trained import OfTheClass, trained, trained_all
 
 if TYPE_CHECKING:
     from lenskit.models.model import Model
     from lenskit.transcoders.files import Header
+    from lenskit.transcoders.history import History
 
 Normalisation = Literal["none", "norm", "layer norm"]
 
@@ -56,7 +58,8 @@ class Transcoder(nn.Module):
             was trained on with its writing weights centred.
         about: where it comes from, as plain data: the model, the format, the corpus.
 
-    Its `identity` says which model it belongs to, as far as that is known, or is None.
+    Its `identity` says which model it belongs to, as far as that is known, or is None; its `history` is what `train`
+    has seen, or None.
 
     Raises `ValueError` for shapes that do not go together. Weights are frozen: train with `Transcoder.train`.
 
@@ -95,6 +98,7 @@ class Transcoder(nn.Module):
         self.activation, self.normalise, self.restores = activation, normalise, restores
         self.centred_output = centred_output
         self.identity: Identity | None = None
+        self.history: History | None = None
         self.about: dict[str, Any] = dict(about or {})
         W_dec = W_dec[None] if W_dec.dim() == 2 else W_dec
         if b_enc is None:
@@ -133,7 +137,10 @@ class Transcoder(nn.Module):
         """Whether it reads and writes one and the same site."""
         return self.writes == (self.reads,)
 
-    # Where it is kept
+    # Where it comes from, and where it is kept
+
+    train: OfTheClass[Transcoder] = OfTheClass(trained)  # pyright: ignore -- asked of a module it is torch's
+    train_all = staticmethod(trained_all)
 
     @classmethod
     def load(
@@ -149,7 +156,8 @@ class Transcoder(nn.Module):
         """Read a dictionary: one that `save` wrote, or any published one, which is told by what is in its files.
 
         Args:
-            where: its folder or file; or its place on the Hugging Face hub, `"org/repo/folder"`.
+            where: its folder or file; or its place on the Hugging Face hub, `"org/repo/folder"`; or `"demo/20"`, which
+                comes with lenskit for that layer of the demo model (19 to 24).
             model: the model it is for: it is refused where it was made for another.
             reads, writes: its sites, where its files do not say or one knows better. Of a cross-layer one, the sites
                 that are to be loaded: the others are never read.
@@ -178,7 +186,7 @@ class Transcoder(nn.Module):
     ) -> list[Transcoder]:
         """All dictionaries of a folder and the folders in it, in the order of what they read; or those of some layers.
 
-        Raises what `load` raises.
+        `load_all("demo")` are those that come with lenskit for the demo model. Raises what `load` raises.
         """
         from lenskit.transcoders import files
 
@@ -191,16 +199,20 @@ class Transcoder(nn.Module):
 
         return files.inspect(where)
 
-    def save(self, path: str | Path, model: Model | None = None) -> Path:
+    def save(self, path: str | Path, model: Model | None = None, *, dtype: torch.dtype | None = None) -> Path:
         """Write it as one safetensors file, `.safetensors`, with all that it is in the header; returns where.
 
-        model: the model it belongs to, whose identity is saved with it, where `identity` does not say so already.
+        Args:
+            path: where.
+            model: the model it belongs to, whose identity is saved with it, where `identity` does not say so already.
+            dtype: how numbers are written: as they are, as other floats, or as `torch.int8`: each row of a matrix in
+                127 steps to either side of 0, a quarter of float32's size. Read again, they are floats.
 
         >>> tc.save("layer8.safetensors")  # doctest: +SKIP
         """
         from lenskit.transcoders import files
 
-        return files.save(self, path, model)
+        return files.save(self, path, model, dtype=dtype)
 
     # What it does
 

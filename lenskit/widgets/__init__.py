@@ -6,8 +6,24 @@
 
 from lenskit.widgets.attention_cell import AttentionCell
 from lenskit.widgets.attention_view import AttentionView
-from lenskit.widgets.lens_table import LensTable, Selection
+from lenskit.widgets.feature_browser import FeatureBrowser
+from lenskit.widgets.feature_spec import FeaturePlace
+from lenskit.widgets.lens_rows import Selection
+from lenskit.widgets.lens_table import LensTable
 from lenskit.widgets.link import Link, link
+from lenskit.widgets.live_curves import live_curves
 from lenskit.widgets.patch_grid import PatchedCell, PatchGrid
 
-__all__ = ["AttentionCell", "AttentionView", "LensTable", "Link", "PatchGrid", "PatchedCell", "Selection", "link"]
+__all__ = [
+    "AttentionCell",
+    "AttentionView",
+    "FeatureBrowser",
+    "FeaturePlace",
+    "LensTable",
+    "Link",
+    "PatchGrid",
+    "PatchedCell",
+    "Selection",
+    "link",
+    "live_curves",
+]

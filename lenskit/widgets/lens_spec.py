@@ -21,6 +21,8 @@ DIFFERENCES = (
     "rank",
 )
 """What colours a difference: measures between whole predictions, and the second's value less the first's."""
+HOWS = ("steer", "swap", "ablate")
+"""What can be done along a token's direction in the lens."""
 
 DEFAULTS: dict[str, Any] = {
     "v": 1,
@@ -35,9 +37,20 @@ DEFAULTS: dict[str, Any] = {
     "difference": "js",
     "order": "last-first",
     "selection": None,
+    "to": None,
     "scale": None,
+    "cells": "tokens",
+    "written": [],
+    "act": None,
 }
-_CHOICES = {"statistic": CELLS, "order": ("last-first", "first-first"), "view": VIEWS, "difference": DIFFERENCES}
+_CHOICES = {
+    "statistic": CELLS,
+    "order": ("last-first", "first-first"),
+    "view": VIEWS,
+    "difference": DIFFERENCES,
+    "cells": ("tokens", "words", "numbers"),
+}
+_ACT = ("how", "token", "with", "strength", "layers", "pos")
 
 
 def checked(given: Mapping[str, Any], lenses: Collection[str]) -> dict[str, Any]:
@@ -59,9 +72,16 @@ def checked(given: Mapping[str, Any], lenses: Collection[str]) -> dict[str, Any]
         if not (isinstance(spec[key], str) or (may_be_none and spec[key] is None)):
             raise ValueError(f"the {key} is a text, not a {type(spec[key]).__name__}.")
     _check_comparison(spec)
-    cell = spec["selection"]
-    if cell is not None and not (isinstance(cell, dict) and set(cell) == {"layer", "pos"}):
-        raise ValueError(f"the selection of a spec is null or {{'layer': …, 'pos': …}}, not {cell!r}.")
+    for name in ("selection", "to"):
+        cell = spec[name]
+        if cell is not None and not (isinstance(cell, dict) and set(cell) == {"layer", "pos"}):
+            raise ValueError(f"the {name} of a spec is null or {{'layer': …, 'pos': …}}, not {cell!r}.")
+    written = spec["written"]
+    if not (isinstance(written, list) and all(isinstance(i, int) and i >= 0 for i in written)):
+        raise ValueError(f"what was written after the prompt is a list of token ids, not {written!r}.")
+    act = spec["act"]
+    if act is not None and not (isinstance(act, dict) and set(act) == set(_ACT) and act["how"] in HOWS):
+        raise ValueError(f"the act of a spec is null or has the keys {', '.join(_ACT)}, not {act!r}.")
     return spec
 
 

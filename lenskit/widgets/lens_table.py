@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import traitlets
 
-from lenskit.models.sites import Site, SiteUnavailable
 from lenskit.widgets.latest import Latest
+from lenskit.widgets.lens_acting import LensActing
+from lenskit.widgets.lens_messages import STATIC, facts_of, in_words, panel, reply, senders_for, table_message
+from lenskit.widgets.lens_rows import Selection, chosen, question_of, rows_of_spec, with_lens
 from lenskit.widgets.lens_spec import DEFAULTS, checked
 from lenskit.widgets.link import Linkable
 from lenskit.widgets.named_lenses import name_of, named, of_model
 from lenskit.widgets.page import page
-from lenskit.widgets.wire import VERSION, Sender, between
+from lenskit.widgets.wire import VERSION
 
 if TYPE_CHECKING:
     from lenskit.lenses.between import Comparison
@@ -24,28 +26,6 @@ if TYPE_CHECKING:
     from lenskit.lenses.live_comparison import Answer, Question
     from lenskit.lenses.trajectory import Trajectory
     from lenskit.models.model import Model
-
-_STATIC = Path(__file__).parent / "static"
-
-
-class Selection(NamedTuple):
-    """The pinned cell: the site whose state is read there, and the position.
-
-    The last row of a table is the model's own prediction, which is that of `resid_post` of the last layer.
-
-    >>> selection = Selection(Site("resid_post", 27), 4)
-    >>> selection.layer, selection.pos
-    (27, 4)
-    """
-
-    site: Site
-    pos: int
-
-    @property
-    def layer(self) -> int:
-        """The cell's layer."""
-        assert self.site.layer is not None
-        return self.site.layer
 
 
 class LensTable(Linkable):
@@ -74,8 +54,12 @@ class LensTable(Linkable):
         top_k: how many tokens a cell shows when it is looked at.
 
     A row is what its lens reads: after a layer (`resid_post`, the logit lens) or before it (`resid_pre`, a tuned lens).
-    In a comparison of the two both read `resid_pre`, so that a row holds the same states on either side. The last row
-    is the model's own prediction in all of them.
+    In a comparison of the two both read `resid_pre`, so that a row holds the same states on either side. A lens that
+    lacks layers has rows for those it has. The last row is the model's own prediction in all of them.
+
+    Drag over cells to count what is read there; `R` follows a token's rank over the whole grid; `G` lets the model
+    write on, column by column; *Steer*, *Swap with...* and *Ablate* act along a token's direction in the lens, and show
+    what the model then writes beside what it writes by itself and with a random direction of the same length.
 
     Attributes:
         spec: everything that a person chose, as JSON; see `widgets/WIRE.md`. Set it to restore a view.
@@ -90,8 +74,8 @@ class LensTable(Linkable):
     >>> lk.widgets.LensTable(model, "The keys to the", lens=lk.LogitLens(model), second=tuned)  # doctest: +SKIP
     """
 
-    _esm = _STATIC / "lens_table.js"
-    _css = _STATIC / "lens_table.css"
+    _esm = STATIC / "lens_table.js"
+    _css = STATIC / "lens_table.css"
     selection_fields = ("layer", "pos")
 
     spec = traitlets.Dict(help="What a person chose, as JSON.").tag(sync=True)
@@ -117,6 +101,7 @@ class LensTable(Linkable):
         from lenskit.lenses.live_comparison import LiveComparison
 
         self._latest: Latest[Answer] = Latest()
+        self._acting = LensActing(lambda *message: self.send(*message))
         if not isinstance(prompt, str):
             raise TypeError(f"the prompt of a LensTable is a text, not a {type(prompt).__name__}.")
         self.lenses = named(model, lens)
@@ -139,10 +124,10 @@ class LensTable(Linkable):
         }
         spec = checked(given, self.lenses)
         self._live = LiveComparison(self.lenses, top_k)
-        self._senders = (Sender(model.anatomy.vocab), Sender(model.anatomy.vocab))
-        self._read = self._asked = self._question(spec)
+        self._senders = senders_for(model)
+        self._read = self._asked = question_of(spec)
         self._answer = self._live.now(self._read)
-        super().__init__(spec=spec, facts=_facts(model, self.lenses))
+        super().__init__(spec=spec, facts=facts_of(model, self.lenses))
         self.on_msg(self._receive)
 
     # What Python sees
@@ -155,14 +140,7 @@ class LensTable(Linkable):
     @lens.setter
     def lens(self, lens: Lens | str) -> None:
         name = lens if isinstance(lens, str) else name_of(lens, self.lenses)
-        beside = self.spec["lens"] if self.spec["second"] == name else self.spec["second"]
-        spec = {**self.spec, "lens": name, "second": beside}
-        cell = spec["selection"]
-        if cell is not None and name in self.lenses:
-            # The chosen state stays chosen: rows are counted from the last, which is the same for every lens.
-            layer = cell["layer"] + len(self._sites(spec)) - len(self._sites(self.spec))
-            spec["selection"] = {**cell, "layer": max(0, layer)}
-        self.spec = spec
+        self.spec = with_lens(self.spec, name, self.lenses)
 
     @property
     def trajectory(self) -> Trajectory:
@@ -175,7 +153,7 @@ class LensTable(Linkable):
         return self._answer_now().comparison
 
     def _answer_now(self) -> Answer:
-        question = self._question(self.spec)
+        question = question_of(self.spec)
         if question != self._read:
             if self._asked == question:
                 self._latest.finish()  # a view that waits for this very reading must still get it
@@ -185,13 +163,6 @@ class LensTable(Linkable):
             self._hold(question, self._live.now(question))
         return self._answer
 
-    @staticmethod
-    def _question(spec: Mapping[str, Any]) -> Question:
-        from lenskit.lenses.live_comparison import Question
-
-        fields = ("prompt", "lens", "target", "versus", *(("second", "other") if spec["view"] != "one" else ()))
-        return Question(**{name: spec[name] for name in fields})
-
     @property
     def prompt(self) -> str:
         """The prompt in the view. Setting it repaints the view."""
@@ -199,25 +170,27 @@ class LensTable(Linkable):
 
     @prompt.setter
     def prompt(self, prompt: str) -> None:
-        self.spec = {**self.spec, "prompt": prompt}
+        self.spec = {**self.spec, "prompt": prompt, "written": []}
 
     def to_html(self, path: str | os.PathLike[str]) -> None:
         """Write the table as one HTML file that can be explored offline: everything but typing works in it.
 
-        The file holds the front-end and the numbers of what is shown (about 100 KB for each side), opens from disk and
-        loads nothing.
+        The file holds the front-end and the numbers of what is shown and of each lens by itself (about 100 KB each),
+        opens from disk and loads nothing.
         """
-        senders = (Sender(self._senders[0].vocab), Sender(self._senders[1].vocab))
-        answer = self._answer_now()
-        message = self._message(answer, senders, {"id": "frozen:0", "have": None, "have_beside": None}, ms=0.0)
-        # Nobody can ask for another lens there, nor for another side.
-        facts = {**self.facts, "live": False, "lenses": [self.spec["lens"]]}
+        shown = self._answer_now()
+        alone = [question_of({**self.spec, "lens": name, "view": "one"}) for name in self.lenses]
+        answers = [(shown, self._read), *((self._live.now(each), each) for each in alone if each != self._read)]
+        nothing = {"id": "frozen:0", "have": None, "have_beside": None}
+        model = self.lens.model
+        first, *others = (table_message(*each, senders_for(model), nothing) for each in answers)
         html = page(
             title=f"Lens table · {self.facts['model']}",
-            front_end=(_STATIC / "lens_table.js").read_text(encoding="utf-8"),
-            css=(_STATIC / "lens_table.css").read_text(encoding="utf-8"),
-            state={"spec": self.spec, "facts": facts},
-            reply=message,
+            front_end=(STATIC / "lens_table.js").read_text(encoding="utf-8"),
+            css=(STATIC / "lens_table.css").read_text(encoding="utf-8"),
+            state={"spec": self.spec, "facts": {**self.facts, "live": False}, "panel": panel()},
+            reply=first,
+            others=others,
             static=self._static(),
         )
         Path(path).write_text(html, encoding="utf-8")
@@ -230,6 +203,7 @@ class LensTable(Linkable):
     def close(self) -> None:
         """Close the view and give up what it was computing."""
         self._latest.stop()
+        self._acting.stop()
         super().close()
 
     def __repr__(self) -> str:
@@ -254,14 +228,6 @@ class LensTable(Linkable):
         except ValueError as error:
             raise traitlets.TraitError(str(error)) from None
 
-    def _sites(self, spec: Mapping[str, Any]) -> list[Site]:
-        """Where each row comes from."""
-        from lenskit.lenses.live_comparison import site_of
-        from lenskit.lenses.reading import rows_of
-
-        question = self._question(spec)
-        return rows_of(self.lenses[question.lens], site_of(self.lenses, question))
-
     @traitlets.validate("selection")
     def _check_selection(self, proposal: Any) -> Selection | None:
         value = proposal["value"]
@@ -271,70 +237,79 @@ class LensTable(Linkable):
             value = (value.get("layer"), value.get("pos"))
         if not (isinstance(value, Sequence) and len(value) == 2 and all(isinstance(i, int) for i in value)):
             raise traitlets.TraitError(f"a selection is None, (layer, pos) or a Selection, not {value!r}.")
-        layers, positions = self.trajectory.shape
-        layer, pos = int(value[0]), int(value[1])  # pyright: ignore[reportArgumentType] -- just checked
-        if not (-layers <= layer < layers and -positions <= pos < positions):
-            raise traitlets.TraitError(
-                f"layer {layer}, position {pos} is not in the table: it has layers 0 to {layers - 1} and positions "
-                f"0 to {positions - 1}."
-            )
-        return Selection(self._sites(self.spec)[layer], pos % positions)
+        rows = rows_of_spec(self.spec, self.lenses)
+        try:
+            layer, pos = chosen(value, rows, self.trajectory.shape[1])
+        except IndexError as error:
+            raise traitlets.TraitError(str(error)) from None
+        return Selection(rows[layer], pos)
 
     @traitlets.observe("spec")
     def _spec_changed(self, change: Any) -> None:
         cell = change["new"].get("selection")
-        sites = self._sites(change["new"]) if cell is not None else []
-        chosen = None
-        if cell is not None and 0 <= cell["layer"] < len(sites):
-            chosen = Selection(sites[cell["layer"]], cell["pos"])
-        self.selection = chosen
+        site = rows_of_spec(change["new"], self.lenses).get(cell["layer"]) if cell is not None else None
+        self.selection = Selection(site, cell["pos"]) if cell is not None and site is not None else None
 
     @traitlets.observe("selection")
     def _selection_changed(self, change: Any) -> None:
         if not self.spec:
             return
-        chosen, sites = change["new"], self._sites(self.spec)
-        cell = None
-        if chosen is not None and chosen.site in sites:
-            cell = {"layer": sites.index(chosen.site), "pos": chosen.pos}
+        held, cell = change["new"], None
+        if held is not None:
+            number = next((n for n, site in rows_of_spec(self.spec, self.lenses).items() if site == held.site), None)
+            cell = None if number is None else {"layer": number, "pos": held.pos}
         if self.spec["selection"] != cell:
-            self.spec = {**self.spec, "selection": cell}
+            self.spec = {**self.spec, "selection": cell, "to": None}
 
     def follow(self, fields: Mapping[str, int]) -> None:
         """Choose the layer and the position that a linked view chose, where they exist here."""
-        sizes = dict(zip(self.selection_fields, self._answer.first.trajectory.shape, strict=True))
-        taken = {name: fields[name] for name, size in sizes.items() if 0 <= fields.get(name, -1) < size}
-        cell = self.spec["selection"] or {name: size - 1 for name, size in sizes.items()}
+        trajectory = self._answer.first.trajectory
+        there = {"layer": trajectory.layers.tolist(), "pos": list(range(trajectory.shape[1]))}
+        taken = {name: fields[name] for name, values in there.items() if fields.get(name) in values}
+        cell = self.spec["selection"] or {name: values[-1] for name, values in there.items()}
         if taken:
-            self.spec = {**self.spec, "selection": {**cell, **taken}}
+            self.spec = {**self.spec, "selection": {**cell, **taken}, "to": None}
 
     # The live half
 
     def _receive(self, _: Any, message: dict[str, Any], buffers: list[Any]) -> None:
         """Answer a view. The work goes on beside the notebook, so that a newer request can overtake it."""
-        if message.get("v") != VERSION or message.get("kind") != "read":
+        kinds = {"read": self._start_read, "act": self._start_act, "panel": self._send_panel}
+        if message.get("v") != VERSION or message.get("kind") not in kinds:
             raise ValueError(f"the front-end sent {message!r}; this is version {VERSION} of the wire.")
+        kinds[message["kind"]](message)
+
+    def _start_act(self, message: Mapping[str, Any]) -> None:
+        self._acting.start(message, self.lenses)
+
+    def _send_panel(self, message: Mapping[str, Any]) -> None:
+        self.send(reply("panel", message["id"], **panel()))
+
+    def _start_read(self, message: Mapping[str, Any]) -> None:
         import time
 
         from lenskit.lenses.live_comparison import Question
 
         identity, defaults = message["id"], {**DEFAULTS, "lens": self.spec["lens"]}
-        question = Question(**{f.name: message.get(f.name, defaults[f.name]) for f in fields(Question)})
+        defaults["words"] = False
+        asked = {f.name: message.get(f.name, defaults[f.name]) for f in fields(Question)}
+        question = Question(**{**asked, "written": tuple(asked["written"])})
         self._asked = question
         begun = time.perf_counter()
 
         def done(answer: Answer) -> None:
             self._hold(question, answer)
-            self.send(*self._message(answer, self._senders, message, ms=(time.perf_counter() - begun) * 1000))
+            ms = (time.perf_counter() - begun) * 1000
+            self.send(*table_message(answer, question, self._senders, message, ms=ms))
 
         def failed(error: Exception) -> None:
-            self.send(self._reply("error", identity, prompt=question.prompt, message=_in_words(error)))
+            self.send(reply("error", identity, prompt=question.prompt, message=in_words(error)))
 
         def progress(share: float) -> None:
-            self.send(self._reply("progress", identity, done=round(100 * share), total=100))
+            self.send(reply("progress", identity, done=round(100 * share), total=100))
 
         def superseded() -> None:
-            self.send(self._reply("superseded", identity))
+            self.send(reply("superseded", identity))
 
         self._latest.start(self._live.answer(question), done, failed, progress, superseded)
 
@@ -343,46 +318,6 @@ class LensTable(Linkable):
         if self.selection is not None and self.selection.pos >= len(answer.first.trajectory.ids):
             self.selection = None  # the cell is gone, with the token above it
 
-    @staticmethod
-    def _reply(kind: str, identity: str, **fields: Any) -> dict[str, Any]:
-        return {"v": VERSION, "kind": kind, "id": identity, **fields}
-
-    def _message(
-        self, answer: Answer, senders: tuple[Sender, Sender], request: Mapping[str, Any], *, ms: float
-    ) -> tuple[dict[str, Any], list[bytes]]:
-        """The `table` message of an answer, and its buffers."""
-        table, buffers = senders[0].table_of(answer.first.trajectory, request["have"])
-        more: dict[str, Any] = {"beside": None, "between": None}
-        if answer.comparison is not None:
-            beside, second = senders[1].table_of(answer.comparison.second, request.get("have_beside"))
-            apart, third = between(answer.comparison)
-            more = {"beside": beside, "between": apart}
-            buffers = [*buffers, *second, *third]
-        facts = {"ms": round(ms, 1), "recomputed": answer.ran}
-        return self._reply("table", request["id"], **asdict(self._read), **table, **more, **facts), buffers
-
 
 def _short(text: str) -> str:
     return text if len(text) <= 40 else f"{text[:39]}…"
-
-
-def _facts(model: Model, lenses: Mapping[str, Lens]) -> dict[str, Any]:
-    return {
-        "v": VERSION,
-        "live": True,
-        "title": "Lens table",
-        "model": model.name,
-        "lenses": list(lenses),
-        "sites": {name: lens.site for name, lens in lenses.items()},
-        "layers": model.n_layers,
-        "vocab": model.anatomy.vocab,
-        "context": model.anatomy.context,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "device": str(model.device),
-    }
-
-
-def _in_words(error: Exception) -> str:
-    """An error as the view shows it: lenskit's own say what to do, others are named."""
-    text = str(error)
-    return text if isinstance(error, (ValueError, SiteUnavailable)) and text else f"{type(error).__name__}: {text}"

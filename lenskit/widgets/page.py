@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 _HOST = Path(__file__).parent / "static" / "host.js"
@@ -44,12 +45,13 @@ def page(
     css: str,
     state: dict,
     reply: tuple[dict, list[bytes]],
+    others: Sequence[tuple[dict, list[bytes]]] = (),
     static: str = "",
 ) -> str:
     """Write a widget as one HTML page that opens from disk, offline, and can be explored there.
 
     The page holds a model of about 1 KB with anywidget's interface over the given state, and answers every request
-    of the front-end with the one stored reply. It follows the reader's light or dark colour scheme.
+    of the front-end with the stored reply. It follows the reader's light or dark colour scheme.
 
     Args:
         title: the page's title; text.
@@ -57,6 +59,7 @@ def page(
         css: the stylesheet built beside it.
         state: the widget's traits by name, JSON-able; the facts should say ``live: False``.
         reply: a message of WIRE.md and its buffers, in the order of the message's ``arrays``.
+        others: more replies. A request gets the first of all that tells of the same ``lens``, ``second`` and ``other``.
         static: HTML, already escaped, for readers without scripts.
 
     Returns:
@@ -70,12 +73,10 @@ def page(
         >>> text.startswith("<!doctype html>")
         True
     """
-    message, buffers = reply
-    data = {
-        "frontEnd": front_end,
-        "state": state,
-        "reply": [message, [base64.b64encode(buffer).decode("ascii") for buffer in buffers]],
-    }
+    first, *more = (
+        [said, [base64.b64encode(x).decode("ascii") for x in buffers]] for said, buffers in (reply, *others)
+    )
+    data = {"frontEnd": front_end, "state": state, "reply": first, **({"others": more} if more else {})}
     return _PAGE.format(
         policy=_POLICY,
         title=html.escape(title),

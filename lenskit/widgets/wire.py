@@ -74,7 +74,7 @@ class Sender:
     def _pieces(self, trajectory: Trajectory, shown: Iterable[int]) -> list[list[Any]]:
         new = sorted(set(shown) - self.known)
         self.known.update(new)
-        return [[i, _text(trajectory.pieces[i])] for i in new]
+        return [[i, text_of(trajectory.pieces[i])] for i in new]
 
 
 def between(comparison: Comparison) -> tuple[dict[str, Any], list[bytes]]:
@@ -82,7 +82,7 @@ def between(comparison: Comparison) -> tuple[dict[str, Any], list[bytes]]:
     arrays = {
         name: little(getattr(comparison, name).T, "int32" if name == "changed_ids" else "float32") for name in _BETWEEN
     }
-    pieces = [[i, _text(piece)] for i, piece in comparison.pieces.items()]
+    pieces = [[i, text_of(piece)] for i, piece in comparison.pieces.items()]
     return {"pieces": pieces, "arrays": entries(arrays)}, [array.tobytes() for array in arrays.values()]
 
 
@@ -96,7 +96,8 @@ def entries(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     return [{"name": name, "dtype": array.dtype.name, "shape": list(array.shape)} for name, array in arrays.items()]
 
 
-def _text(piece: Piece) -> str | list[int]:
+def text_of(piece: Piece) -> str | list[int]:
+    """A token as it travels: its text, or its bytes where they are no text by themselves."""
     return piece if isinstance(piece, str) else list(piece)
 
 

@@ -15,8 +15,11 @@ LENSKIT = ROOT / "lenskit"
 
 FLOORS = {
     "artifacts": 0,
+    "curves": 0,
     "data": 0,
     "largest": 0,
+    "processes": 0,
+    "row_products": 0,
     "models": 1,
     "lenses": 2,
     "patching": 2,

@@ -28,8 +28,10 @@ MAY_NAME_A_HOST = {ROOT / "binder" / "postBuild"}  # Binder must not take the wh
 A_MACHINES_PATH = re.compile(r"(?<![\w.])/(work|root|home/\w+|Users/\w+)/")
 
 
-# A lens as tuned-lens 0.2.0 itself saved it, which is what our reader has to read: torch's format, of plain tensors.
-PUBLISHED = {ROOT / "tests" / "lenses" / "fixtures" / "tuned_lens_0_2_0" / "lens" / "params.pt"}
+# Lenses as tuned-lens 0.2.0 and TransformerLens 4.3.0 saved them themselves, which is what our readers have to read:
+# torch's format, of plain tensors.
+FIXTURES = ROOT / "tests" / "lenses" / "fixtures"
+PUBLISHED = {FIXTURES / "tuned_lens_0_2_0" / "lens" / "params.pt", FIXTURES / "transformer_lens_4_3_0" / "lens.pt"}
 
 
 def texts() -> list[Path]:

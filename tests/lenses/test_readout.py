@@ -129,9 +129,9 @@ def test_running_statistics_survive_logits_of_any_size(seed: int, spread: float,
     logits = torch.randn(3, 2, 256, generator=generator) * spread + shift
     logits[..., 128:] += 5 * spread
     final = torch.randn(3, 256, generator=generator).softmax(-1)
-    running = Running(3, 2, 5, torch.tensor([0, 100, 255]), None)
     bits = logits * float(np.log2(np.e))
-    running.target_score = bits.flatten(0, 1).gather(1, torch.tensor([0, 0, 100, 100, 255, 255])[:, None])[:, 0]
+    known = bits.flatten(0, 1).gather(1, torch.tensor([0, 0, 100, 100, 255, 255])[:, None])[:, 0]
+    running = Running(3, 2, 5, {"target": torch.tensor([0, 100, 255])}, {"target": known})
     for start in range(0, 256, 64):
         running.add(bits[..., start : start + 64].clone(), start, final[:, start : start + 64])
     results, logp = running.results(), logits.double().log_softmax(-1)

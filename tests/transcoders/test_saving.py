@@ -12,6 +12,7 @@ from lenskit.models.files.load_error import LoadError
 from lenskit.models.identity import Identity, ModelMismatch
 from lenskit.models.model import Model
 from lenskit.models.sites import Site
+from lenskit.transcoders.activations import TopK
 from lenskit.transcoders.recipe import Recipe
 from lenskit.transcoders.train import Wanted, train
 from lenskit.transcoders.transcoder import Transcoder
@@ -125,3 +126,54 @@ def test_what_is_not_ours_is_refused(tmp_path: Path) -> None:
     save_file(tensors, path, header)
     with pytest.raises(LoadError, match="numbers that are none"):
         Transcoder.load(path)
+
+
+@pytest.mark.parametrize("kind", activations())
+@pytest.mark.parametrize("writes", [1, 3])
+def test_int8_is_off_by_half_a_step_of_each_row_at_most_and_a_quarter_as_large(
+    tmp_path: Path, kind: str, writes: int
+) -> None:
+    tc = dictionary(kind, writes=writes, skip=True, centre=True)
+    again = Transcoder.load(tc.save(tmp_path / "small", dtype=torch.int8))
+    for name, value in tc.named_parameters():
+        read = again.get_parameter(name)
+        if name.startswith("W_"):
+            half = value.abs().amax(-1, keepdim=True) / 254
+            assert ((read - value).abs() <= half * (1 + 1e-4)).all(), name
+            assert (read != value).any(), name
+        else:
+            assert torch.equal(read, value), name
+    assert repr(again) == repr(tc)
+    assert torch.equal(Transcoder.load(again.save(tmp_path / "twice", dtype=torch.int8)).W_enc, again.W_enc)
+    wide = Transcoder(numbers(512, 256), None, numbers(512, 256), None, TopK(3), reads="mlp_in.1", writes="mlp_out.1")
+    sizes = [wide.save(tmp_path / str(n), dtype=dtype).stat().st_size for n, dtype in enumerate((None, torch.int8))]
+    assert sizes[1] < 0.27 * sizes[0]
+
+
+def test_a_row_of_zeros_stays_one_in_int8_and_what_does_not_fit_is_not_written(tmp_path: Path) -> None:
+    tc = dictionary()
+    tc.W_dec[0, 3] = 0.0
+    assert not Transcoder.load(tc.save(tmp_path / "a", dtype=torch.int8)).W_dec[0, 3].any()
+    tc.W_dec[0, 3] = 1e6
+    with pytest.raises(ValueError, match=r"W_dec .* do not fit torch\.float16"):
+        tc.save(tmp_path / "b", dtype=torch.float16)
+    with pytest.raises(ValueError, match=r"not torch\.int32"):
+        tc.save(tmp_path / "b", dtype=torch.int32)
+    assert not (tmp_path / "b.safetensors").exists()
+
+
+def test_steps_without_their_size_are_refused(tmp_path: Path) -> None:
+    path = dictionary(skip=True).save(tmp_path / "a", dtype=torch.int8)
+    with safe_open(path, framework="pt") as file:
+        header, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+    def refused(reason: str, **changed: torch.Tensor | None) -> None:
+        kept = {name: value for name, value in (tensors | changed).items() if value is not None}
+        save_file(kept, path, header)
+        with pytest.raises(LoadError, match=reason):
+            Transcoder.load(path)
+
+    refused("W_enc as int8 without W_enc_step", W_enc_step=None)
+    refused("W_enc as int8 without W_enc_step, or that without int8", W_enc=tensors["W_enc"].float())
+    refused("W_skip_step of", W_skip_step=tensors["W_skip_step"][:, :3].contiguous())
+    refused("also holds b_dec_step", b_dec_step=tensors["W_skip_step"].clone())

@@ -3,7 +3,10 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import lenskit.transcoders.evaluate as evaluating
+from lenskit.models.edits import Set
 from lenskit.models.model import Model
 from lenskit.models.sites import Site
 from lenskit.transcoders.activations import TopK
@@ -149,3 +152,72 @@ def test_the_linear_map_is_the_baseline() -> None:
     long = torch.randint(1, 90, (8, 30), generator=torch.Generator().manual_seed(1))
     assert evaluate(m, sae, long).fits[0].linear[0] > 0.99
     assert sae.writes == (Site("resid_post", 1),)
+
+
+def centred(tc: Transcoder) -> Transcoder:
+    """Of what stands there less its mean over the last axis."""
+    tc.W_dec.sub_(tc.W_dec.mean(-1, keepdim=True))
+    tc.b_dec.sub_(tc.b_dec.mean(-1, keepdim=True))
+    tc.centred_output = True
+    return tc
+
+
+def test_where_the_output_is_centred_the_mean_stays_the_models_own() -> None:
+    m, tc = model(), centred(of_mlp(1))
+    truth = m.run(ids(), keep=["mlp_in", "mlp_out"])
+    mean = truth["mlp_out", 1].mean(-1, keepdim=True)
+    found = m.run(ids(), keep=["mlp_out"], edits=spliced(tc))["mlp_out", 1]
+    assert mean.abs().min() > 1e-4
+    assert torch.allclose(found, tc(truth["mlp_in", 1]) + mean, atol=1e-6)
+    with_errors = m.run(ids(), edits=spliced(tc, errors_on=(m, ids())))
+    assert torch.allclose(with_errors.logits, truth.logits, atol=1e-5)
+
+
+def test_the_fit_of_a_centred_dictionary_is_to_what_it_was_made_for() -> None:
+    m, tc = model(), centred(of_mlp(1))
+    found = evaluate(m, tc, ids(), skip=0)
+    run = m.run(ids(), keep=["mlp_in", "mlp_out"])
+    y = run["mlp_out", 1] - run["mlp_out", 1].mean(-1, keepdim=True)
+    missed = (tc(run["mlp_in", 1]) - y).square().sum() / (y - y.mean((0, 1))).square().sum()
+    assert found.fits[0].explained[0] == pytest.approx(1 - float(missed), abs=1e-4)
+    ablated = m.run(ids(), edits=[Set("mlp_out", run["mlp_out", 1].mean((0, 1)), layers=1)]).loss
+    assert found.loss[2] == pytest.approx(float(ablated), abs=1e-5)  # mean ablation is of the whole
+
+
+def test_with_and_without_the_mean_they_do_not_belong_together() -> None:
+    with pytest.raises(ValueError, match=r"mlp_out.1 is written by dictionaries with and without its mean"):
+        spliced([centred(of_mlp(0, writes=2)), of_mlp(1)])
+
+
+def test_an_autoencoder_of_heads_side_by_side_is_spliced_and_judged() -> None:
+    m = model()
+    sae = Transcoder(numbers(40, 16), None, numbers(40, 16), None, TopK(6), reads=("z", 1), writes=("z", 1))
+    found = evaluate(m, sae, ids(), skip=0)
+    z = m.run(ids(), keep=["z"])["z", 1]
+    with m.trace(ids()) as t:
+        t["z", 1] = sae(z)
+    log_p = t.logits[:, :-1].double().log_softmax(-1)
+    assert found.loss[1] == pytest.approx(float(-log_p.gather(-1, ids()[:, 1:, None]).mean()), abs=1e-5)
+
+
+def test_the_evaluation_looks_at_a_bounded_number_of_logits_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few rows at a time give the same, and no tensor of float64 is larger than allowed."""
+    m, tc = model(), of_mlp(1)
+    expected = evaluate(m, tc, ids())
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            made = func(*args, **(kwargs or {}))
+            if isinstance(made, Tensor) and made.dtype == torch.float64 and made.shape[-1:] == (131,):
+                largest = max(largest, made.numel())
+            return made
+
+    monkeypatch.setattr(evaluating, "_COMPARED", 3 * 131)
+    monkeypatch.setattr(evaluating, "_LOGITS", 9 * 131)  # one of the two chunks
+    with Watch():
+        found = evaluate(m, tc, ids())
+    assert largest == 3 * 131
+    assert found.loss == pytest.approx(expected.loss)
+    assert found.kl == pytest.approx(expected.kl)

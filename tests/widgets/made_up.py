@@ -43,6 +43,7 @@ class MadeUp:
             "v": 1, "live": True, "title": "Lens table", "model": "Made-up-135M (4-bit)", "lenses": ["logit"],
             "sites": {"logit": "resid_post"}, "layers": self.layers, "vocab": self.vocab, "context": 8192,
             "dtype": "float32", "device": "cpu",
+            "ends": [], "words": True,
         }  # fmt: skip
         return facts | changes
 
@@ -50,7 +51,7 @@ class MadeUp:
         spec = {
             "v": 1, "prompt": prompt, "lens": "logit", "statistic": "probability", "target": None,
             "order": "last-first", "selection": None, "scale": None, "versus": None, "second": None, "other": None,
-            "view": "one", "difference": "js",
+            "view": "one", "difference": "js", "to": None, "cells": "tokens", "written": [], "act": None,
         }  # fmt: skip
         return spec | changes
 
@@ -130,7 +131,7 @@ class MadeUp:
         pieces = [[i, p] for i, p in enumerate(self._pieces)]
         asked = {name: request[name] for name in ("id", "prompt", "lens", "target", "versus", "second", "other")}
         message = {
-            "v": 1, "kind": "table", **asked, **first, "beside": second,
+            "v": 1, "kind": "table", **asked, **first, "written": [], "words": False, "beside": second,
             "between": {"pieces": pieces, "arrays": entries(between)}, "ms": 84.2, "recomputed": 0,
         }  # fmt: skip
         return message, [x.tobytes() for part in (a, b, between) for x in part.values()]
@@ -139,7 +140,8 @@ class MadeUp:
         """The `table` message for a `read`, a suffix where the view has what comes before."""
         if request.get("second") is not None or request.get("other") is not None:
             return self.compared(request)
-        tokens = self.tokenize(request["prompt"])
+        written = request.get("written", [])
+        tokens = [*self.tokenize(request["prompt"]), *written]
         target = request["target"]
         same = 0
         if request["have"] == self._number and self._number and target == self._target:
@@ -157,6 +159,7 @@ class MadeUp:
             "v": 1, "kind": "table", "id": request["id"], "table": self._number, "base": base, "start": same,
             "positions": len(tokens), "prompt": request["prompt"], "target": target,
             "lens": request.get("lens", "logit"), "versus": None, "second": None, "other": None, "beside": None,
+            "written": written, "words": request.get("words", False),
             "between": None, "site": "resid_post",
             "layers": list(range(self.layers)), "k": self.k, "pieces": [[i, self._pieces[i]] for i in sorted(new)],
             "ms": 84.2, "recomputed": len(tokens) - same,

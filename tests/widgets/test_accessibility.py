@@ -70,11 +70,12 @@ def test_everything_can_be_reached_with_the_tab_key_and_its_focus_is_seen(browse
     view.answer()
     view.page.wait_for_selector("[role=gridcell]")
     reached = []
-    for _ in range(9):
+    for _ in range(11):
         view.page.keyboard.press("Tab")
         reached.append(view.page.evaluate("document.activeElement.value || document.activeElement.className"))
-    assert reached[:6] == ["one", "probability", "last-first", "She put the cake", "lk-grid", "lk-button lk-link"]
-    assert set(reached[6:]) == {"lk-top-line", "lk-top-line lk-target"}
+    switches = ["one", "probability", "tokens", "last-first"]
+    assert reached[:8] == [*switches, "She put the cake", "lk-button lk-write", "lk-grid", "lk-button lk-link"]
+    assert set(reached[8:]) == {"lk-top-line", "lk-top-line lk-target"}
     view.page.get_by_role("grid").focus()
     view.page.keyboard.press("ArrowLeft")
     shadow = view.page.locator(".lk-active").evaluate("(cell) => getComputedStyle(cell).boxShadow")

@@ -129,6 +129,20 @@ class TestSideBySide:
         radio(view, "tuned").check()
         assert (view.spec["lens"], view.spec["second"]) == ("tuned", "logit")
 
+    @pytest.mark.parametrize("width", [890, 930])
+    def test_stays_beside_each_other_where_two_short_prompts_fit(self, browser: Browser, width: int):
+        context = new_context(browser, width=width, height=1400)
+        made_up = MadeUp(layers=12, words=[f" {letter}" for letter in "abcdefghijkl"])
+        view = View.open(context, made_up, made_up.spec("a b c d e", **SIDE), **TWO)
+        view.answer()
+        grids = view.page.get_by_role("grid")
+        expect(grids).to_have_count(2)
+        tops = grids.evaluate_all("(grids) => grids.map((grid) => grid.getBoundingClientRect().top)")
+        assert tops[0] == tops[1]
+        assert view.page.evaluate("document.documentElement.scrollWidth") <= width
+        assert view.troubles == []
+        context.close()
+
     def test_is_one_below_the_other_and_nothing_cut_off_where_it_is_narrow(self, browser: Browser):
         context = new_context(browser, width=420, height=1900)
         made_up = MadeUp(layers=12)
@@ -155,7 +169,7 @@ class TestTheDifference:
         assert view.spec["scale"] is None
         assert view.page.locator(".lk-scale .lk-end").all_text_contents() == ["0", ".693 nats"]
         radio(view, "one").check()
-        expect(view.page.locator(".lk-pair-detail")).to_have_count(0)
+        expect(view.page.locator(".lk-pair-detail")).to_be_hidden()
         assert len(view.sent) == 2  # the logit lens alone is read at its own site
 
     @pytest.mark.parametrize(

@@ -39,7 +39,11 @@ def page_of(made_up: MadeUp, spec: dict, **facts: object) -> str:
         title="Lens table",
         front_end=built("lens_table.js"),
         css=built("lens_table.css"),
-        state={"spec": spec, "facts": made_up.facts(**{"live": False, **facts})},
+        state={
+            "spec": spec,
+            "facts": made_up.facts(**{"live": False, **facts}),
+            "panel": {"source": built("lens_panel.js"), "css": built("lens_panel.css")},
+        },
         reply=reply,
     )
 

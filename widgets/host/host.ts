@@ -1,11 +1,15 @@
 // A model without a kernel: anywidget's interface over frozen state, for the page that `to_html()` writes.
 // The page holds one JSON block; the front-end in it is imported from a blob, so the page needs nothing else.
 
+type Stored = readonly [message: Readonly<Record<string, unknown>>, buffers: readonly string[]];
+
 interface Page {
   readonly frontEnd: string;
   readonly state: Record<string, unknown>;
   /** The table message and its buffers in base64. */
-  readonly reply: readonly [message: object, buffers: readonly string[]];
+  readonly reply: Stored;
+  /** More of them, where a page can show more than one. */
+  readonly others?: readonly Stored[];
 }
 
 type Listener = (...args: unknown[]) => void;
@@ -49,14 +53,22 @@ class FrozenModel {
   }
 }
 
+/** The reply to the same question, as far as the page holds more than one. */
+function storedFor(request: Readonly<Record<string, unknown>>, { reply, others = [] }: Page): Stored {
+  const same = ([message]: Stored): boolean => ["lens", "second", "other"].every((key) => (message[key] ?? null) === (request[key] ?? null));
+  return [reply, ...others].find(same) ?? reply;
+}
+
 async function start(): Promise<void> {
   const page = JSON.parse((document.getElementById("lk-data") as HTMLElement).textContent ?? "") as Page;
   const model = new FrozenModel(page.state, () => {});
   const deliver: Deliver = (message, buffers) => model.emit("msg:custom", message, buffers.map(bytesOf));
-  const [message, buffers] = page.reply;
   model.send =
     globalThis.lenskitConnect?.(model, deliver) ??
-    (({ id }) => queueMicrotask(() => deliver({ ...message, id }, buffers)));
+    ((request) => {
+      const [message, buffers] = storedFor(request as Readonly<Record<string, unknown>> & { id: string }, page);
+      queueMicrotask(() => deliver({ ...message, id: request.id }, buffers));
+    });
   const url = URL.createObjectURL(new Blob([page.frontEnd], { type: "text/javascript" }));
   const { default: widget } = await import(/* @vite-ignore */ url);
   URL.revokeObjectURL(url);

@@ -6,9 +6,9 @@ import { needsVersus } from "./statistic.ts";
 export const compares = (spec: Spec): boolean => spec.view !== "one" && (spec.second !== null || spec.other !== null);
 
 export function questionOf(spec: Spec): Question {
-  const { prompt, target, versus, lens } = spec;
+  const { prompt, target, versus, lens, written } = spec;
   const beside = compares(spec) ? { second: spec.second, other: spec.other } : { second: null, other: null };
-  return { prompt, target, versus, lens, ...beside };
+  return { prompt, target, versus, lens, written, words: spec.cells === "words", ...beside };
 }
 
 /** What is read: the lens's own site; for two lenses whose sites differ `resid_pre`, so that rows hold the same states. */
@@ -29,8 +29,9 @@ export function carried(selection: Selection, from: string, to: string, facts: F
 /** Another spec, with its chosen cell on the same state as before. */
 export function keepingItsCell(before: Spec, after: Spec, facts: Facts): Spec {
   const [from, to] = [siteOf(before, facts), siteOf(after, facts)];
-  const same = after.selection === before.selection;
-  return same && after.selection && from !== to ? { ...after, selection: carried(after.selection, from, to, facts) } : after;
+  if (from === to || after.selection !== before.selection) return after;
+  const there = (cell: Selection | null): Selection | null => cell && carried(cell, from, to, facts);
+  return { ...after, selection: there(after.selection), to: there(after.to) };
 }
 
 /** What the two sides are called. */

@@ -1,5 +1,7 @@
 // What a grid draws: a reading's cells, or those of the difference of two.
+import { milliseconds, whole } from "../shared/numbers.ts";
 import type { Piece } from "../shared/tokens.ts";
+import type { Answer } from "./source.ts";
 import type { Facts } from "./spec.ts";
 
 export interface Cells {
@@ -29,6 +31,12 @@ export function rowInWords(cells: Cells, row: number): string {
 }
 
 export const isFinal = (cells: Cells, row: number): boolean => row === cells.rows - 1;
+
+/** In the foot: how it was computed, and live how long it took and what was recomputed. */
+export function told({ message, first }: Answer, { dtype, device, live }: Facts): string {
+  const done = `${whole(message.recomputed)} of ${whole(first.positions * (message.other === null ? 1 : 2))} positions recomputed`;
+  return [dtype, device, ...(live ? [milliseconds(message.ms), done] : [])].join(" · ");
+}
 
 /** What is being looked at, and where it may be asked, what a row is: a lens reads before a layer, or after it. */
 export function lookedAt({ site }: Cells, { model, layers, lenses }: Facts): string {

@@ -4,6 +4,7 @@ import { nats, probability, signed, whole } from "../shared/numbers.ts";
 import { tokenElement, tokenNodes, tokenText } from "../shared/tokens.ts";
 import { rowInWords } from "./cells.ts";
 import type { Cell } from "./grid.ts";
+import type { Doing } from "./hands.ts";
 import { Note } from "./note.ts";
 import type { Table } from "./table.ts";
 
@@ -12,6 +13,7 @@ export interface DetailEvents {
   makeVersus(id: number): void;
   clearTarget(): void;
   copy(): void;
+  do(what: Doing): void;
 }
 
 /** One of the top tokens. Live, it is a button that makes its token the target. */
@@ -37,7 +39,8 @@ export class Detail {
   readonly #make: HTMLButtonElement;
   readonly #against: HTMLButtonElement;
   readonly #clear: HTMLButtonElement;
-  readonly #copy: HTMLButtonElement;
+  readonly #rank: HTMLButtonElement;
+  readonly #along = make("span", "lk-along");
   readonly #note: Note;
   #shown: { table: Table; cell: Cell } | null = null;
 
@@ -49,15 +52,20 @@ export class Detail {
     this.#make = button("Make target", () => this.#shown && events.makeTarget(this.#topId()), signal);
     this.#against = button("Second target", () => this.#shown && events.makeVersus(this.#topId()), signal);
     this.#clear = button("Clear target", () => events.clearTarget(), signal);
-    this.#copy = button("Copy as Python", () => events.copy(), signal);
+    const doing = (label: string, what: Doing): HTMLButtonElement => button(label, () => events.do(what), signal);
+    this.#rank = doing("Its rank", "r");
+    const copy = button("Copy as Python", () => events.copy(), signal);
+    const acts = [doing("Steer", "s"), doing("Swap with…", "w"), doing("Ablate", "a")];
     // No list of definitions: notebooks bring their own style for those.
     const numbers = make("div", "lk-numbers");
     numbers.append(make("div", "", make("span", "", "entropy"), this.#entropy));
     numbers.append(make("div", "", make("span", "", "KL to the final prediction"), this.#kl));
     numbers.append(make("div", "", this.#targetName, this.#target), this.#versusLine);
-    const actions = make("div", "lk-actions", ...(live ? [this.#make, this.#against, this.#clear] : []), this.#copy);
+    const actions = make("div", "lk-actions", ...(live ? [this.#make, this.#rank, this.#against, this.#clear] : []), copy);
     this.#note = new Note(signal);
-    this.element.append(this.#heading, this.#list, numbers, actions, this.#note.element);
+    this.element.append(this.#heading, this.#list, numbers, actions);
+    if (live) this.element.append(make("div", "lk-actions lk-acts", this.#along, ...acts));
+    this.element.append(this.#note.element);
     this.element.hidden = true;
   }
 
@@ -88,10 +96,14 @@ export class Detail {
       this.#versusName.replaceChildren("log-probability less that of ", tokenElement(table.piece(versus)));
       this.#versus.textContent = `${signed(table.logProbDifference(pos, row))} nats`;
     }
-    this.#clear.disabled = !targeted;
-    this.#against.title = `compare the target with ${tokenText(table.piece(this.#topId()))} (V)`;
+    this.#clear.hidden = !targeted;
+    const top = table.piece(this.#topId());
+    const text = tokenText(top);
+    this.#against.title = `compare the target with ${text} (V)`;
     this.#clear.title = "the target is then, at each position, what the model itself predicts";
-    this.#make.title = `make ${tokenText(table.piece(this.#topId()))} the target (T)`;
+    this.#make.title = `make ${text} the target (T)`;
+    this.#rank.title = `the rank of ${text} at every layer and position (R)`;
+    this.#along.replaceChildren("along ", tokenElement(top));
     this.element.hidden = false;
   }
 

@@ -1,4 +1,5 @@
 // The prompt's field, and the second prompt's below it where two are compared.
+import { button } from "../shared/dom.ts";
 import { PromptField } from "../shared/prompt.ts";
 import { compares } from "./asking.ts";
 import type { Spec } from "./spec.ts";
@@ -7,6 +8,8 @@ export interface FieldEvents {
   typed(patch: Partial<Spec>): void;
   run(patch: Partial<Spec>): void;
   left(): void;
+  /** Let the model write on. */
+  write(): void;
 }
 
 export class Fields {
@@ -14,19 +17,24 @@ export class Fields {
   readonly #other: PromptField;
 
   constructor(
-    private readonly place: HTMLElement,
+    place: HTMLElement,
     live: boolean,
     signal: AbortSignal,
     events: FieldEvents,
   ) {
     const field = (name: string, key: "prompt" | "other"): PromptField =>
       new PromptField(name, live, signal, {
-        typed: (text) => events.typed({ [key]: text }),
+        // What was written is no continuation of another text.
+        typed: (text) => events.typed({ [key]: text, written: [] }),
         run: (text) => events.run({ [key]: text }),
         left: () => events.left(),
       });
     [this.#prompt, this.#other] = [field("prompt", "prompt"), field("second prompt", "other")];
     place.append(this.#prompt.element);
+    if (!live) return;
+    const write = button("Write on", () => events.write(), signal);
+    write.classList.add("lk-write");
+    place.append(write);
   }
 
   fill({ prompt, other }: Spec): void {
@@ -37,7 +45,7 @@ export class Fields {
   show(spec: Spec): void {
     const two = compares(spec) && spec.other !== null;
     if (two === this.#other.element.isConnected) return;
-    if (two) this.place.append(this.#other.element);
+    if (two) this.#prompt.element.after(this.#other.element);
     else this.#other.element.remove();
     this.fit();
   }

@@ -12,6 +12,15 @@ export interface Cell {
   readonly pos: number;
 }
 
+/** A rectangle of cells, both ends included. */
+export interface Region {
+  readonly rows: readonly [first: number, last: number];
+  readonly columns: readonly [first: number, last: number];
+}
+
+const ordered = (a: number, b: number): readonly [number, number] => [Math.min(a, b), Math.max(a, b)];
+export const regionOf = (a: Cell, b: Cell): Region => ({ rows: ordered(a.row, b.row), columns: ordered(a.pos, b.pos) });
+
 export const sameCell = (a: Cell | null, b: Cell | null): boolean => a?.row === b?.row && a?.pos === b?.pos;
 
 export const HEAD = 26;
@@ -55,12 +64,16 @@ export class Grid<C extends Cells> {
   #stale = true;
   #active: Cell | null = null;
   #pinned: Cell | null = null;
+  #lit: ReadonlySet<number> = new Set();
+  #written = 0;
+  readonly #region = make("div", "lk-region");
 
   constructor(label: string) {
     set(this.element, { role: "grid", "aria-label": label, tabindex: 0 });
     this.#heads = makeLine("lk-heads", "columnheader");
     this.#heads.number.textContent = "layer";
-    this.element.append(this.#heads.element, this.#painting.canvas);
+    this.#region.hidden = true;
+    this.element.append(this.#heads.element, this.#painting.canvas, this.#region);
   }
 
   /** Before the first table: rows without columns, so that nothing jumps when it comes. */
@@ -78,6 +91,12 @@ export class Grid<C extends Cells> {
     set(this.element, { "aria-rowcount": table.rows + 1, "aria-colcount": table.positions + 1 });
     this.#widen();
     this.forget(from);
+  }
+
+  /** How many of the last columns the model has written itself. */
+  set written(count: number) {
+    if (count !== this.#written) this.forget(0);
+    this.#written = count;
   }
 
   set paint(paint: Paint<C>) {
@@ -209,12 +228,14 @@ export class Grid<C extends Cells> {
     const other = this.#beside?.tokenIds(pos)[0];
     slot.element.classList.toggle("lk-differs", pieces.length > 1 || (other !== undefined && other !== table.tokenIds(pos)[0]));
     slot.element.classList.toggle("lk-chosen", this.#active?.pos === pos);
+    slot.element.classList.toggle("lk-written", pos >= table.positions - this.#written);
   }
 
   #mark(slot: Slot): void {
     const pinned = sameCell(slot, this.#pinned);
     const active = sameCell(slot, this.#active);
-    const name = `lk-cell${pinned ? " lk-pinned" : ""}${active ? " lk-active" : ""}`;
+    const lit = this.#lit.has(slot.pos * this.#lines.length + slot.row);
+    const name = `lk-cell${pinned ? " lk-pinned" : ""}${active ? " lk-active" : ""}${lit ? " lk-lit" : ""}`;
     const { element } = slot;
     if (element.className === name && (element.id !== "") === active) return;
     element.className = name;
@@ -232,8 +253,28 @@ export class Grid<C extends Cells> {
     });
   }
 
-  /** Marks the cell under the cursor and the pinned one. */
-  mark(active: Cell | null, pinned: Cell | null): void {
+  /** Lights some cells, until others are lit. */
+  light(cells: readonly Cell[]): void {
+    this.#lit = new Set(cells.map(({ pos, row }) => pos * this.#lines.length + row));
+    for (const { slots } of this.#lines) for (const slot of slots) this.#mark(slot);
+  }
+
+  #frame(region: Region | null): void {
+    this.#region.hidden = !region;
+    if (!region) return;
+    const { rows, columns } = region;
+    const lines = rows.map((row) => this.lineOf(row));
+    const [left, top] = [this.columns.left(columns[0]), Math.min(...lines)];
+    const { style } = this.#region;
+    style.left = `${GUTTER + left}px`;
+    style.top = `${HEAD + top * ROW}px`;
+    style.width = `${this.columns.left(columns[1] + 1) - left - 1}px`;
+    style.height = `${(rows[1] - rows[0] + 1) * ROW - 1}px`;
+  }
+
+  /** Marks the cell under the cursor, the pinned one and the region that it is a corner of. */
+  mark(active: Cell | null, pinned: Cell | null, region: Region | null): void {
+    this.#frame(region);
     const before = [this.#active, this.#pinned];
     [this.#active, this.#pinned] = [active, pinned];
     for (const cell of [...before, active, pinned]) {
@@ -253,7 +294,7 @@ export class Grid<C extends Cells> {
   /** The colours of a cell whose token is cut off, or null where it is shown whole. */
   cutCell({ row, pos }: Cell): { fill: string; ink: string } | null {
     const [table, paint] = [this.#table, this.#paint];
-    if (!table || !paint || this.#painting.fits(table, row, pos, this.columns.width(pos) - 1)) return null;
+    if (!table || !paint || this.#painting.fits(table, paint, row, pos, this.columns.width(pos) - 1)) return null;
     return this.#painting.coloursOf(table, paint, row, pos);
   }
 

@@ -2,6 +2,7 @@
 import "../shared/frame.css";
 import "./lens_table.css";
 import "./comparison.css";
+import "./doing.css";
 import type { Render } from "@anywidget/types";
 import type { Facts, Spec } from "./spec.ts";
 import { LensTableView } from "./view.ts";

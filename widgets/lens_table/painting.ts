@@ -3,6 +3,7 @@
 // the grid above it are empty, and carry the names, the marks and the pointer.
 import { stepAt, type Scale } from "../shared/colour.ts";
 import { make } from "../shared/dom.ts";
+import type { Piece } from "../shared/tokens.ts";
 import { Typesetter } from "../shared/typeset.ts";
 import type { Columns } from "./columns.ts";
 import type { Ends, Statistic } from "./statistic.ts";
@@ -22,6 +23,8 @@ export interface Paint<C extends Cells = Cells> {
   readonly statistic: Statistic<string, C>;
   readonly ends: Ends;
   readonly scale: Scale;
+  /** Whether the statistic's numbers stand in the cells. */
+  readonly numbers: boolean;
 }
 
 export class Painting<C extends Cells> {
@@ -43,8 +46,8 @@ export class Painting<C extends Cells> {
   }
 
   /** Whether a cell of this width shows its token whole. */
-  fits(table: C, row: number, pos: number, width: number): boolean {
-    const wanted = this.#typesetter?.width(table.piece(table.topId(pos, row))) ?? 0;
+  fits(table: C, paint: Paint<C>, row: number, pos: number, width: number): boolean {
+    const wanted = this.#typesetter?.width(textOf(table, paint, row, pos)) ?? 0;
     return wanted <= width - 2 * PADDING;
   }
 
@@ -82,7 +85,7 @@ export class Painting<C extends Cells> {
         context.fill();
         context.fillStyle = ink;
         if (table.agrees(pos, row)) markCorner(context, right, top);
-        typesetter.set(table.piece(table.topId(pos, row)), left + PADDING, right - left - 2 * PADDING, top + BASELINE);
+        typesetter.set(textOf(table, paint, row, pos), left + PADDING, right - left - 2 * PADDING, top + BASELINE);
       }
     }
   }
@@ -96,6 +99,11 @@ export class Painting<C extends Cells> {
     canvas.style.width = `${w / ratio}px`;
     canvas.style.height = `${h / ratio}px`;
   }
+}
+
+/** What stands in a cell. */
+function textOf<C extends Cells>(table: C, { numbers, statistic }: Paint<C>, row: number, pos: number): Piece | undefined {
+  return numbers ? statistic.show(statistic.value(table, pos, row)) : table.piece(table.topId(pos, row));
 }
 
 /** A cell that already says what the last layer says: one sees where the answer arrives. */

@@ -2,19 +2,22 @@
 import { make } from "../shared/dom.ts";
 import { sideNames } from "./asking.ts";
 import type { Cells } from "./cells.ts";
-import type { Difference } from "./difference.ts";
-import type { Cell } from "./grid.ts";
+import type { Difference } from "./compared.ts";
+import { GUTTER, type Cell, type Region } from "./grid.ts";
 import type { Paint } from "./painting.ts";
 import type { Answer } from "./source.ts";
 import type { Order, View } from "./spec.ts";
 import { Stage, type StageEvents } from "./stage.ts";
 import type { Table } from "./table.ts";
 
+/** The widths of a profile, and of what is between two pictures. */
+const PROFILE = 148;
+const GAP = 24;
 const SAYS = "top token at each layer and position";
 
 export interface Paints {
   readonly table: Paint<Table>;
-  readonly difference: Paint<Difference>;
+  readonly difference: Paint<Difference> | null;
 }
 
 export class Pictures {
@@ -64,9 +67,8 @@ export class Pictures {
     return this.#shown.at(-1) as Stage<never>;
   }
 
-  lineOf(row: number): number {
-    return this.#main.grid.lineOf(row);
-  }
+  /** An arrow, so that it can be handed on. */
+  readonly lineOf = (row: number): number => this.#main.grid.lineOf(row);
 
   focus(): void {
     this.#shown[0]?.grid.element.focus();
@@ -80,6 +82,7 @@ export class Pictures {
     const start = again ? from : 0;
     [this.#answer, this.#view] = [answer, as];
     const names = sideNames(answer.message);
+    for (const stage of [this.#first, this.#second, this.#apart]) if (stage) stage.grid.written = answer.message.written.length;
     if (as === "difference" && difference) {
       const stage = (this.#apart ??= this.#make<Difference>(`difference: what the second says ${SAYS.slice("top token ".length)}`));
       this.#place(stage);
@@ -111,7 +114,7 @@ export class Pictures {
   set paints(paints: Paints) {
     this.#paints = paints;
     for (const stage of [this.#first, this.#second]) if (stage) stage.grid.paint = paints.table;
-    if (this.#apart) this.#apart.grid.paint = paints.difference;
+    if (this.#apart && paints.difference) this.#apart.grid.paint = paints.difference;
     this.draw();
   }
 
@@ -132,14 +135,24 @@ export class Pictures {
     for (const stage of this.#shown) stage.resized();
   }
 
+  light(cells: readonly Cell[]): void {
+    for (const stage of this.#shown) stage.grid.light(cells);
+  }
+
+  /** Stands two readings one upon the other where they do not fit beside each other. */
+  fold(room: number): void {
+    const wanted = this.#shown.reduce((sum, { grid }) => sum + GUTTER + grid.columns.total + GAP, PROFILE);
+    this.element.classList.toggle("lk-stacked", wanted > room);
+  }
+
   reveal(cell: Cell): void {
     for (const stage of this.#shown) stage.reveal(cell);
   }
 
   /** Brings marks, the token in full and the profile's place in step with the cell that is looked at. */
-  mark(active: Cell, pinned: Cell | null, hovered: Cell | null): void {
+  mark(active: Cell, pinned: Cell | null, hovered: Cell | null, region: Region | null): void {
     for (const stage of this.#shown) {
-      stage.grid.mark(active, pinned);
+      stage.grid.mark(active, pinned, region);
       stage.peek(hovered);
     }
   }

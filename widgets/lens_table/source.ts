@@ -1,7 +1,7 @@
 // Where tables come from: questions to Python, and which of its answers are taken.
 import type { AnyModel } from "@anywidget/types";
 import { Requests } from "../shared/requests.ts";
-import { Difference } from "./difference.ts";
+import type { Comparing, Difference } from "./compared.ts";
 import { Table, type SideMessage, type TableMessage } from "./table.ts";
 
 /** What a table answers. */
@@ -12,6 +12,8 @@ export interface Question {
   readonly lens: string;
   readonly second: string | null;
   readonly other: string | null;
+  readonly written: readonly number[];
+  readonly words: boolean;
 }
 
 interface Read extends Question {
@@ -27,8 +29,12 @@ export interface Answer {
   readonly difference: Difference | null;
 }
 
-const sameQuestion = (a: Question, b: Question): boolean =>
-  a.prompt === b.prompt && a.target === b.target && a.versus === b.versus && a.lens === b.lens && a.second === b.second && a.other === b.other;
+/** The question alone, of what may hold more. */
+export function question({ prompt, target, versus, lens, second, other, written, words }: Question): Question {
+  return { prompt, target, versus, lens, second, other, written, words };
+}
+
+const sameQuestion = (a: Question, b: Question): boolean => JSON.stringify(question(a)) === JSON.stringify(question(b));
 
 type Message =
   | { readonly kind: "progress"; readonly id: string; readonly done: number; readonly total: number }
@@ -44,6 +50,8 @@ export interface SourceEvents {
   error(text: string): void;
   /** No word from Python for a while. */
   silent(): void;
+  /** Fetches what compares two readings, and calls back. */
+  comparing(then: () => void): void;
 }
 
 /** Tables kept as bases: a reply continues the table that was here when it was asked for. */
@@ -52,6 +60,8 @@ const SILENT_MS = 4000;
 
 export class TableSource {
   answer: Answer | null = null;
+  /** Here from the first comparison on. */
+  comparing: Comparing | null = null;
   readonly #requests: Requests<Read>;
   readonly #held: Table[] = [];
   readonly #heldBeside: Table[] = [];
@@ -137,8 +147,8 @@ export class TableSource {
       } else if (!this.#requests.waiting) {
         // Given up for another view's question, whose answer will come here too, or for a cell of the notebook that
         // read the table itself, which sends nothing: then this view is the one to ask.
-        const question = this.#asked as Question;
-        this.readAfterOthers(() => question);
+        const again = this.#asked as Question;
+        this.readAfterOthers(() => again);
       }
     } else if (!own && !this.#requests.pending) {
       this.events.progress(undefined);
@@ -146,6 +156,7 @@ export class TableSource {
   }
 
   #take(message: TableMessage, buffers: DataView[]): void {
+    if (message.between && !this.comparing) return this.events.comparing(() => this.#take(message, buffers));
     if (!this.#requests.settle(message.id)) return;
     if (this.table && message.table < this.table.number) return;
     const sides = [message, ...(message.beside ? [message.beside] : [])];
@@ -156,7 +167,7 @@ export class TableSource {
     }
     let answer: Answer;
     try {
-      answer = answerOf(message, sides, bases, buffers);
+      answer = answerOf(message, sides, bases, buffers, this.comparing);
     } catch (error) {
       this.#failed = true;
       this.events.progress(undefined);
@@ -168,8 +179,7 @@ export class TableSource {
     this.answer = answer;
     keep(this.#held, answer.first);
     if (answer.second) keep(this.#heldBeside, answer.second);
-    const { prompt, target, versus, lens, second, other } = message;
-    if (this.#asked) this.#asked = { prompt, target, versus, lens, second, other };
+    if (this.#asked) this.#asked = question(message);
     this.events.progress(this.#requests.pending ? null : undefined);
     this.events.table(answer, from);
   }
@@ -181,13 +191,13 @@ function keep(held: Table[], table: Table): void {
 }
 
 /** The buffers are those of the first side, of the other side, and of what is between them. */
-function answerOf(message: TableMessage, sides: readonly SideMessage[], bases: readonly (Table | null)[], buffers: readonly DataView[]): Answer {
+function answerOf(message: TableMessage, sides: readonly SideMessage[], bases: readonly (Table | null)[], buffers: readonly DataView[], comparing: Comparing | null): Answer {
   let at = 0;
   const take = (count: number): readonly DataView[] => buffers.slice(at, (at += count));
   const [first, second = null] = sides.map((side, i) => {
     const last = i === sides.length - 1 && !message.between;
     return Table.of(side, last ? buffers.slice(at) : take(side.arrays.length), bases[i] ?? null);
   });
-  const difference = second && message.between ? Difference.of(first as Table, second, message.between, buffers.slice(at)) : null;
+  const difference = second && message.between && comparing ? comparing.differenceOf(first as Table, second, message.between, buffers.slice(at)) : null;
   return { message, first: first as Table, second, difference };
 }

@@ -19,12 +19,26 @@ export type DifferenceName =
   | "entropy"
   | "rank";
 export type Order = "last-first" | "first-first";
+/** What stands in a cell: its top token, its top word, or the number that colours it. */
+export type CellText = "tokens" | "words" | "numbers";
 /** One reading, two side by side, or the second less the first. */
 export type View = "one" | "side" | "difference";
 
 export interface Selection {
   /** The layer's number, not its row. */
   readonly layer: number;
+  readonly pos: number;
+}
+
+/** What is done along a token's direction in the lens; a token is an id, or a text that Python is to look up. */
+export interface Act {
+  readonly how: "steer" | "swap" | "ablate";
+  readonly token: number | string;
+  readonly with: number | string | null;
+  readonly strength: number;
+  /** The first and the last layer. */
+  readonly layers: readonly [number, number];
+  /** From which position on. */
   readonly pos: number;
 }
 
@@ -44,6 +58,12 @@ export interface Spec {
   readonly difference: DifferenceName;
   readonly order: Order;
   readonly selection: Selection | null;
+  /** The opposite corner of a region. */
+  readonly to: Selection | null;
+  readonly cells: CellText;
+  /** Tokens after the prompt that the model has written. */
+  readonly written: readonly number[];
+  readonly act: Act | null;
   readonly scale: readonly [number, number] | null;
 }
 
@@ -58,6 +78,10 @@ export interface Facts {
   readonly layers: number;
   readonly vocab: number;
   readonly context: number;
+  /** The tokens that end a text. */
+  readonly ends: readonly number[];
+  /** Whether tokens are told from words: without a tokenizer nobody can. */
+  readonly words: boolean;
   readonly dtype: string;
   readonly device: string;
 }
@@ -75,6 +99,10 @@ const DEFAULT: Spec = {
   difference: "js",
   order: "last-first",
   selection: null,
+  to: null,
+  cells: "tokens",
+  written: [],
+  act: null,
   scale: null,
 };
 

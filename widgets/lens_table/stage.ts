@@ -13,6 +13,8 @@ export interface StageEvents {
   hovered(cell: Cell | null): void;
   /** A click; a head or a layer's number leaves the other coordinate open. */
   clicked(at: { row: number | null; pos: number | null }): void;
+  /** A region is drawn, from one cell to another. */
+  dragged(from: Cell, to: Cell): void;
   pressed(event: KeyboardEvent): void;
   left(): void;
 }
@@ -73,10 +75,14 @@ export class Stage<C extends Cells> {
         const cell = at?.row != null && at.pos != null ? { row: at.row, pos: at.pos } : null;
         if (event.pointerType === "touch" || sameCell(cell, this.#hovered)) return;
         this.#hovered = cell;
-        events.hovered(cell);
+        if (event.buttons & 1 && from && cell) events.dragged(from, cell);
+        else events.hovered(cell);
       },
       { signal },
     );
+    // A drag with the mouse or a pen; a finger scrolls.
+    let from: Cell | null = null;
+    grid.addEventListener("pointerdown", () => (from = this.#hovered), { signal });
     grid.addEventListener(
       "pointerleave",
       () => {

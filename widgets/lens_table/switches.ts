@@ -1,9 +1,10 @@
 // The choices in the title row: which lens, shown how, beside what, coloured by what, in which order.
+import { make } from "../shared/dom.ts";
 import { Menu } from "../shared/menu.ts";
 import { Segmented } from "../shared/segmented.ts";
 import { compares } from "./asking.ts";
-import { DIFFERENCES } from "./differences.ts";
-import type { DifferenceName, Facts, Order, Spec, StatisticName, View } from "./spec.ts";
+import type { Comparing } from "./compared.ts";
+import type { CellText, DifferenceName, Facts, Order, Spec, StatisticName, View } from "./spec.ts";
 import { needsVersus, STATISTICS } from "./statistic.ts";
 
 export interface SwitchEvents {
@@ -25,6 +26,7 @@ export class Switches {
   readonly #statistics: Menu<StatisticName>;
   readonly #differences: Menu<DifferenceName>;
   readonly #orders: Segmented<Order>;
+  readonly #cells: Segmented<CellText>;
 
   constructor(
     private readonly facts: Facts,
@@ -42,23 +44,28 @@ export class Switches {
     this.#views = new Segmented<View>("view", views, signal, (view) => events.view(view));
     this.#beside = new Menu("with", [], signal, (value) => events.beside(value === PROMPT ? null : value.slice(named("").length)));
     this.#statistics = new Menu("colour", [], signal, (statistic) => events.changed({ statistic, scale: null }));
-    const differences = DIFFERENCES.map(({ name, label }) => ({ value: name, label }));
-    this.#differences = new Menu("colour", differences, signal, (difference) => events.changed({ difference, scale: null }));
+    this.#differences = new Menu("colour", [], signal, (difference) => events.changed({ difference, scale: null }));
     const orders = [
       { value: "last-first", label: "last on top" },
       { value: "first-first", label: "first on top" },
     ] as const;
     this.#orders = new Segmented<Order>("order", orders, signal, (order) => events.changed({ order }));
+    const texts = (["tokens", "words", "numbers"] as const).filter((value) => value !== "words" || (live && facts.words));
+    this.#cells = new Segmented<CellText>("cells", texts.map((value) => ({ value, label: value })), signal, (cells) => events.changed({ cells }));
     const several = lenses.length > 1;
-    this.elements = [
-      ...(several ? [this.#lenses.element] : []),
+    // What is read, and how it is shown: where they need two lines, each has its own.
+    const read = [
+      ...(several ? [this.#lenses] : []),
       // Nobody can ask for another side of a frozen page that holds one.
-      ...(live || compares(spec) ? [this.#views.element] : []),
-      ...(live && several ? [this.#beside.element] : []),
-      this.#statistics.element,
-      this.#differences.element,
-      this.#orders.element,
+      ...(live || compares(spec) ? [this.#views] : []),
+      ...(live && several ? [this.#beside] : []),
     ];
+    const shown = [this.#statistics, this.#differences, this.#cells, this.#orders];
+    this.elements = [read, shown].map((group) => make("div", "lk-switch-group", ...group.map(({ element }) => element)));
+  }
+
+  set comparing({ differences }: Comparing) {
+    this.#differences.choices = differences.map(({ name, label }) => ({ value: name, label }));
   }
 
   show(spec: Spec): void {
@@ -75,5 +82,6 @@ export class Switches {
     this.#differences.value = spec.difference;
     this.#differences.element.hidden = spec.view !== "difference";
     this.#orders.value = spec.order;
+    this.#cells.value = spec.cells;
   }
 }

@@ -2,7 +2,7 @@
 import type { Piece } from "../shared/tokens.ts";
 import { decodeAll, join, type ArrayEntry, type Numbers } from "../shared/wire.ts";
 import type { Cells } from "./cells.ts";
-import type { BetweenMessage } from "./difference.ts";
+import type { BetweenMessage } from "./compared.ts";
 
 /** One side of a message. */
 export interface SideMessage {
@@ -28,6 +28,8 @@ export interface TableMessage extends SideMessage {
   readonly versus: number | null;
   readonly second: string | null;
   readonly other: string | null;
+  readonly written: readonly number[];
+  readonly words: boolean;
   readonly beside: SideMessage | null;
   readonly between: BetweenMessage | null;
   readonly ms: number;

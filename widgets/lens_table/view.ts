@@ -3,25 +3,25 @@ import type { AnyModel } from "@anywidget/types";
 import { copyText } from "../shared/clipboard.ts";
 import { Frame } from "../shared/frame.ts";
 import { History } from "../shared/history.ts";
-import { handled } from "../shared/keys.ts";
 import { Linked, type Fields as Followed } from "../shared/linked.ts";
-import { milliseconds, whole } from "../shared/numbers.ts";
-import { carried, keepingItsCell, questionOf, sideNames, siteOf, withLens, withoutTargets, withView } from "./asking.ts";
+import { keepingItsCell, questionOf, sideNames, siteOf, withoutTargets } from "./asking.ts";
+import { Besides } from "./besides.ts";
+import { cellOf, following, holds, regionIn, selectionOf } from "./chosen.ts";
 import { coloursOf, fitted } from "./colours.ts";
 import { copied } from "./copied.ts";
 import { Detail } from "./detail.ts";
 import { Fields } from "./fields.ts";
-import { lookedAt } from "./cells.ts";
+import { lookedAt, told } from "./cells.ts";
 import { sameCell, type Cell } from "./grid.ts";
+import { pressed, type Doing } from "./hands.ts";
 import { Legend } from "./legend.ts";
-import { PairDetail } from "./pair_detail.ts";
 import { Pictures } from "./pictures.ts";
+import { Second } from "./second.ts";
 import { shortcuts } from "./shortcuts.ts";
-import { changedFields, readSpec, type Facts, type Selection, type Spec, type View } from "./spec.ts";
+import { changedFields, readSpec, type Facts, type Selection, type Spec } from "./spec.ts";
 import { statisticOf } from "./statistic.ts";
 import { TableSource, type Answer } from "./source.ts";
 import { Switches } from "./switches.ts";
-import { walk } from "./walk.ts";
 
 export type Model = AnyModel<{ spec: Spec; facts: Facts }>;
 
@@ -29,8 +29,8 @@ export type Model = AnyModel<{ spec: Spec; facts: Facts }>;
 const ROOM_FOR_ALL = 1380;
 
 /** What another answer is needed for, and what the colours follow. */
-const ASKING: ReadonlySet<keyof Spec> = new Set(["prompt", "target", "versus", "lens", "second", "other", "view"]);
-const PAINTING: ReadonlySet<keyof Spec> = new Set(["statistic", "difference", "scale", "order", "view"]);
+const ASKING: ReadonlySet<keyof Spec> = new Set(["prompt", "target", "versus", "lens", "second", "other", "view", "written", "cells"]);
+const PAINTING: ReadonlySet<keyof Spec> = new Set(["statistic", "difference", "scale", "order", "view", "cells"]);
 
 export class LensTableView {
   readonly #model: Model;
@@ -38,7 +38,7 @@ export class LensTableView {
   readonly #frame: Frame;
   readonly #pictures: Pictures;
   readonly #detail: Detail;
-  readonly #pair: PairDetail;
+  readonly #second: Second;
   readonly #legend: Legend;
   readonly #fields: Fields;
   readonly #source: TableSource;
@@ -46,8 +46,6 @@ export class LensTableView {
   readonly #history = new History<Spec>();
   readonly #switches: Switches;
   #spec: Spec;
-  /** The second prompt that was compared last, while a lens is compared. */
-  #lastOther: string | null = null;
   #hovered: Cell | null = null;
   /** Whether the next answer is to be scrolled to what is chosen in it. */
   #unseen = true;
@@ -59,6 +57,13 @@ export class LensTableView {
     this.#facts = model.get("facts");
     this.#spec = readSpec(model.get("spec"));
     const { live, title } = this.#facts;
+    const besides = new Besides(this.#facts, this.#spec, {
+      change: (patch) => this.#change(patch),
+      typed: () => {
+        this.#fields.fill(this.#spec);
+        this.#fields.typeOther();
+      },
+    });
 
     this.#frame = new Frame(title, shortcuts(live), signal, {
       themed: () => this.#repaint(),
@@ -67,9 +72,9 @@ export class LensTableView {
       redo: () => this.#restore(this.#history.redo(this.#spec)),
     });
     this.#switches = new Switches(this.#facts, this.#spec, signal, {
-      lens: (lens) => this.#change(withLens(this.#spec, lens)),
-      view: (view) => this.#chooseView(view),
-      beside: (lens) => this.#chooseBeside(lens),
+      lens: (lens) => besides.lens(this.#spec, lens),
+      view: (view) => besides.view(this.#spec, view),
+      beside: (lens) => besides.beside(this.#spec, lens),
       changed: (patch) => this.#change(patch),
     });
     this.#frame.switches.append(...this.#switches.elements);
@@ -78,12 +83,17 @@ export class LensTableView {
       typed: (patch) => this.#source.readSoon(() => this.#change(patch)),
       run: (patch) => this.#change(patch, true),
       left: () => this.#pictures.focus(),
+      write: () => this.#do("g"),
     });
 
     this.#pictures = new Pictures(
       {
-        hovered: (cell) => this.#hover(cell),
-        clicked: ({ row, pos }) => this.#pin({ row: row ?? this.#active().row, pos: pos ?? this.#active().pos }),
+        hovered: (cell) => {
+          this.#hovered = cell;
+          this.#look();
+        },
+        dragged: (from, to) => this.#choose(from, to),
+        clicked: ({ row, pos }) => this.#choose({ row: row ?? this.#active().row, pos: pos ?? this.#active().pos }),
         pressed: (event) => this.#key(event),
         left: () => this.#moveTo(null),
       },
@@ -98,10 +108,29 @@ export class LensTableView {
       makeVersus: (id: number) => this.#change({ versus: id }),
       clearTarget: () => this.#change(withoutTargets(this.#spec)),
       copy: () => void this.#copy(),
+      do: (what: Doing) => this.#do(what),
     };
     this.#detail = new Detail(live, events, signal);
-    this.#pair = new PairDetail(live, events, signal);
     this.#frame.detail.append(this.#detail.element);
+    this.#second = new Second(
+      {
+        ...events,
+        model,
+        facts: this.#facts,
+        signal,
+        change: (patch) => this.#change(patch),
+        light: (cells) => this.#pictures.light(cells),
+        copyText: (text) => copyText(text, this.#frame.root),
+      },
+      (panel, style) => {
+        this.#frame.root.append(style);
+        this.#frame.detail.append(panel.element);
+        this.#frame.prompts.append(panel.strip);
+        this.#source.comparing = this.#switches.comparing = panel;
+        this.#look();
+      },
+      (text) => this.#fail(text),
+    );
 
     this.#source = new TableSource(
       model,
@@ -109,6 +138,7 @@ export class LensTableView {
         table: (answer, from) => this.#show(answer, from),
         progress: (share) => (this.#fields.progress = share),
         error: (text) => this.#fail(text),
+        comparing: (then) => void this.#second.need(then),
         silent: () => (this.#frame.facts = "waiting for the kernel…"),
       },
       signal,
@@ -139,16 +169,16 @@ export class LensTableView {
   /** Whether a change of these fields needs another table. */
   #asks(fields: readonly (keyof Spec)[]): boolean {
     const matters = fields.some((field) => ASKING.has(field));
-    return matters && this.#facts.live && !this.#answered() && !this.#source.asked(questionOf(this.#spec));
+    return matters && !this.#answered() && !this.#source.asked(questionOf(this.#spec));
   }
 
   /** Whether what is here shows it: of two readings the first can be shown alone. */
   #answered(): boolean {
     const message = this.#source.answer?.message;
     if (!message || this.#spec.view !== "one" || siteOf(this.#spec, this.#facts) !== message.site) return false;
-    const { prompt, target, versus, lens } = this.#spec;
-    const same = message.prompt === prompt && message.target === target && message.versus === versus && message.lens === lens;
-    return same && this.#source.asked(message);
+    // All but what stands beside it, which is not shown.
+    const { second, other } = message;
+    return this.#source.asked(message) && this.#source.asked({ ...questionOf(this.#spec), second, other });
   }
 
   #write(spec: Spec, fields: readonly (keyof Spec)[]): void {
@@ -183,13 +213,9 @@ export class LensTableView {
   }
 
   /** Chooses what a linked view chose, as far as it is in this table. */
-  #follow({ layer, pos }: Followed): Selection | null {
-    const { table } = this.#source;
-    const takesLayer = typeof layer === "number" && (table?.rowOf(layer) ?? -1) >= 0;
-    const takesPos = typeof pos === "number" && pos >= 0 && pos < (table?.positions ?? 0);
-    if (!table || !(takesLayer || takesPos)) return null;
-    const chosen = this.#spec.selection ?? { layer: table.layers.at(-1) as number, pos: table.positions - 1 };
-    const spec = { ...this.#spec, selection: { layer: takesLayer ? layer : chosen.layer, pos: takesPos ? pos : chosen.pos } };
+  #follow(fields: Followed): Selection | null {
+    const spec = following(this.#spec, this.#source.table, fields);
+    if (!spec) return null;
     this.#cursor = null;
     this.#write(spec, changedFields(this.#spec, spec));
     this.#pictures.reveal(this.#active());
@@ -199,8 +225,7 @@ export class LensTableView {
   /** Draws what a change of these fields touches. */
   #apply(fields: readonly (keyof Spec)[]): void {
     const spec = this.#spec;
-    this.#switches.show(spec);
-    this.#fields.show(spec);
+    for (const part of [this.#switches, this.#fields]) part.show(spec);
     if (fields.includes("order")) this.#pictures.order = spec.order;
     const { answer } = this.#source;
     // What is here may be enough for the view that is asked for now.
@@ -216,15 +241,13 @@ export class LensTableView {
   // --- drawing
 
   #show(answer: Answer, from: number): void {
-    const { message, first } = answer;
+    const { first } = answer;
     this.#frame.error = null;
     this.#fields.wrong = false;
-    const done = `${whole(message.recomputed)} of ${whole(first.positions * (message.other === null ? 1 : 2))} positions recomputed`;
-    const facts = [this.#facts.dtype, this.#facts.device];
-    this.#frame.facts = [...facts, ...(this.#facts.live ? [milliseconds(message.ms), done] : [])].join(" · ");
+    this.#frame.facts = told(answer, this.#facts);
     this.#frame.about = lookedAt(answer.first, this.#facts);
-    if (this.#hovered && !this.#holds(this.#hovered)) this.#hovered = null;
-    if (this.#cursor && !this.#holds(this.#cursor)) this.#cursor = null;
+    if (this.#hovered && !holds(first, this.#hovered)) this.#hovered = null;
+    if (this.#cursor && !holds(first, this.#cursor)) this.#cursor = null;
     const unseen = this.#unseen;
     this.#unseen = false;
     const before = this.#pictures.view;
@@ -245,6 +268,7 @@ export class LensTableView {
   #placeDetail(): void {
     const { root } = this.#frame;
     root.classList.toggle("lk-side", this.#pictures.view === "side" && root.clientWidth < ROOM_FOR_ALL);
+    this.#pictures.fold(root.clientWidth);
   }
 
   #fail(text: string): void {
@@ -255,7 +279,7 @@ export class LensTableView {
   #repaint(): void {
     // The frame tells its theme while it is being made, before there is anything to paint.
     if (!this.#source) return;
-    const { paints, legend } = coloursOf(this.#spec, this.#facts, this.#pictures.view, this.#frame.theme.theme);
+    const { paints, legend } = coloursOf(this.#spec, this.#facts, this.#pictures.view, this.#frame.theme.theme, this.#source.comparing);
     this.#pictures.paints = paints;
     this.#legend.show(legend, this.#spec.scale !== null);
     this.#look();
@@ -272,36 +296,27 @@ export class LensTableView {
   #look(): void {
     const { answer } = this.#source;
     if (!answer?.first.positions) return;
-    const [active, pinned] = [this.#active(), this.#pinned()];
+    const [active, pinned, region] = [this.#active(), this.#pinned(), regionIn(this.#spec, this.#source.table, this.#facts)];
     const { view, profile } = this.#pictures;
     const targeted = this.#spec.target !== null || this.#spec.versus !== null;
     const two = view !== "one" && answer.second !== null;
-    this.#pictures.mark(active, pinned, this.#hovered);
-    const detail = (two ? this.#pair : this.#detail).element;
-    if (!detail.isConnected) this.#frame.detail.replaceChildren(detail);
-    if (two) this.#pair.show(answer, active, sameCell(active, pinned), targeted);
-    else this.#detail.show(answer.first, active, sameCell(active, pinned), targeted);
+    this.#pictures.mark(active, pinned, this.#hovered, region);
+    const { panel } = this.#second;
+    const own = sameCell(active, pinned);
+    this.#detail.show(answer.first, active, own, targeted);
+    this.#detail.element.hidden = two && panel !== null;
+    if (panel) panel.show({ spec: this.#spec, answer, active, pinned: own, region, two });
+    else if (two || region || (this.#facts.live && (this.#spec.act || this.#spec.written.length))) void this.#second.need();
     const tiny = this.#frame.root.classList.contains("lk-tiny");
     const shown = two ? (answer.second ?? answer.first) : answer.first;
     const pair = two ? { first: answer.first, names: sideNames(answer.message) } : null;
-    profile.show(shown, active, statisticOf(this.#spec.statistic), this.#facts, (row) => this.#pictures.lineOf(row), tiny, pair);
+    profile.show(shown, active, statisticOf(this.#spec.statistic), this.#facts, this.#pictures.lineOf, tiny, pair);
   }
 
   // --- the cells that count
 
-  #holds(cell: Cell): boolean {
-    const { table } = this.#source;
-    return table !== null && cell.pos >= 0 && cell.pos < table.positions && cell.row >= 0 && cell.row < table.rows;
-  }
-
   #pinned(): Cell | null {
-    const { table } = this.#source;
-    const { selection } = this.#spec;
-    if (!table || !selection) return null;
-    // Until the answer comes, the cell is marked in the table of the lens before.
-    const { layer, pos } = carried(selection, siteOf(this.#spec, this.#facts), table.site, this.#facts);
-    const cell = { row: table.rowOf(layer), pos };
-    return this.#holds(cell) ? cell : null;
+    return cellOf(this.#spec.selection, this.#spec, this.#source.table, this.#facts);
   }
 
   /** The cell that is looked at: under the pointer, under the keys, pinned, or the model's prediction at the end. */
@@ -309,11 +324,6 @@ export class LensTableView {
     const { table } = this.#source;
     const end = { row: (table?.rows ?? 1) - 1, pos: (table?.positions ?? 1) - 1 };
     return this.#hovered ?? this.#cursor ?? this.#pinned() ?? end;
-  }
-
-  #hover(cell: Cell | null): void {
-    this.#hovered = cell;
-    this.#look();
   }
 
   #moveTo(cell: Cell | null): void {
@@ -325,11 +335,13 @@ export class LensTableView {
     this.#look();
   }
 
-  #pin(cell: Cell): void {
-    const layer = this.#source.table?.layers[cell.row];
-    if (layer === undefined) return;
-    this.#cursor = cell;
-    this.#change({ selection: { layer, pos: cell.pos } });
+  /** Chooses a cell, or a region from one to another. */
+  #choose(from: Cell, to: Cell | null = null): void {
+    const { table } = this.#source;
+    if (!table) return;
+    this.#cursor = to ?? from;
+    this.#hovered = null;
+    this.#change({ selection: selectionOf(from, table), to: to && selectionOf(to, table) });
     this.#look();
   }
 
@@ -338,23 +350,30 @@ export class LensTableView {
   #key(event: KeyboardEvent): void {
     const { table } = this.#source;
     if (!table?.positions) return;
-    const to = event.altKey || event.shiftKey ? null : walk(event, this.#active(), table, (row) => this.#pictures.lineOf(row));
-    const plain = !event.ctrlKey && !event.metaKey && !event.altKey;
-    if (to) this.#moveTo(to);
-    else if (event.key === "Enter" && plain && !event.shiftKey) this.#pin(this.#active());
-    else if (event.key === "Escape") this.#escape();
-    else if (event.key.toLowerCase() === "t" && plain && this.#facts.live) {
-      const { pos, row } = this.#active();
-      this.#makeTarget(table.topId(pos, row));
-    } else if (event.key.toLowerCase() === "v" && plain && this.#facts.live) {
-      const { pos, row } = this.#active();
-      this.#change({ versus: table.topId(pos, row) });
-    } else return;
-    handled(event);
+    const from = this.#active();
+    const top = table.topId(from.pos, from.row);
+    pressed(event, from, table, this.#pictures.lineOf, this.#facts.live, {
+      move: (cell) => this.#moveTo(cell),
+      extend: (cell) => {
+        this.#choose((this.#spec.to && this.#pinned()) ?? from, cell);
+        this.#pictures.reveal(cell);
+      },
+      pin: () => this.#choose(from),
+      escape: () => this.#escape(),
+      makeTarget: () => this.#makeTarget(top),
+      makeVersus: () => this.#change({ versus: top }),
+      do: (what) => this.#do(what),
+    });
   }
 
   #escape(): void {
-    if (!this.#frame.closeKeys()) this.#change({ selection: null });
+    if (this.#frame.closeKeys() || this.#second.panel?.stop()) return;
+    this.#change(this.#spec.to ? { to: null } : { selection: null });
+  }
+
+  /** What the second module does: rank, steer, swap, ablate, write on. */
+  #do(what: Doing): void {
+    void this.#second.need((panel) => panel.do(what));
   }
 
   #makeTarget(id: number): void {
@@ -365,25 +384,7 @@ export class LensTableView {
   #fit(): void {
     const { answer } = this.#source;
     if (this.#spec.scale) this.#change({ scale: null });
-    else if (answer) this.#change({ scale: fitted(this.#spec, answer, this.#pictures.view) });
-  }
-
-  #chooseView(view: View): void {
-    const before = this.#spec.other;
-    this.#change(withView(this.#spec, view, this.#facts.lenses));
-    if (before === null && this.#spec.other !== null) {
-      this.#fields.fill(this.#spec);
-      this.#fields.typeOther();
-    }
-  }
-
-  #chooseBeside(lens: string | null): void {
-    if (this.#spec.other !== null) this.#lastOther = this.#spec.other;
-    this.#change(lens === null ? { second: null, other: this.#lastOther ?? this.#spec.prompt } : { second: lens, other: null });
-    if (lens === null) {
-      this.#fields.fill(this.#spec);
-      this.#fields.typeOther();
-    }
+    else if (answer) this.#change({ scale: fitted(this.#spec, answer, this.#pictures.view, this.#source.comparing) });
   }
 
   async #copy(): Promise<void> {
@@ -391,7 +392,7 @@ export class LensTableView {
     if (!answer) return;
     const two = this.#pictures.view !== "one";
     const code = copied(answer, this.#active(), two);
-    const detail = two ? this.#pair : this.#detail;
+    const detail = (two && this.#second.panel) || this.#detail;
     if (await copyText(code, this.#frame.root)) detail.note("Copied.");
     else detail.note("To be copied by hand:", code);
   }

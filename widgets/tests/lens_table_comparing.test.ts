@@ -2,13 +2,18 @@ import type { AnyModel } from "@anywidget/types";
 import { describe, expect, it } from "vitest";
 import { keepingItsCell, questionOf, siteOf, withLens, withView } from "../lens_table/asking.ts";
 import { copied } from "../lens_table/copied.ts";
-import { change, differenceOf } from "../lens_table/differences.ts";
+import { Apart } from "../lens_panel/difference.ts";
+import { change, DIFFERENCES } from "../lens_panel/differences.ts";
+import type { DifferenceStatistic } from "../lens_table/compared.ts";
+import type { DifferenceName } from "../lens_table/spec.ts";
 import { TableSource, type Answer } from "../lens_table/source.ts";
 import { fittedEnds, statisticOf } from "../lens_table/statistic.ts";
 import { FACTS, SPEC, StubModel, tableReply } from "./stub.ts";
 
 const facts = { ...FACTS, lenses: ["logit", "tuned"], sites: { logit: "resid_post", tuned: "resid_pre" } };
 const between = ["kl", "js", "total_variation", "largest_change", "changed_ids"];
+
+const differenceOf = (name: DifferenceName): DifferenceStatistic => DIFFERENCES.find((each) => each.name === name) as DifferenceStatistic;
 
 /** The answer of Python for two sides of two columns and two rows. */
 function pair(id: string, number: number, base: number | null = null, start = 0) {
@@ -28,10 +33,15 @@ function heard() {
     progress: () => {},
     error: (text: string) => void errors.push(text),
     silent: () => {},
+    // As the second module does when it has come.
+    comparing: (then: () => void) => {
+      source.comparing = { differences: DIFFERENCES, differenceOf: Apart.of };
+      then();
+    },
   };
-  const source = new TableSource(model as unknown as AnyModel, events, new AbortController().signal);
+  const source: TableSource = new TableSource(model as unknown as AnyModel, events, new AbortController().signal);
   const ask = (prompt = "a b"): string => {
-    source.read({ prompt, target: null, versus: null, lens: "logit", second: "tuned", other: null });
+    source.read({ prompt, target: null, versus: null, lens: "logit", second: "tuned", other: null, written: [], words: false });
     return model.sent.at(-1)?.id ?? "";
   };
   const hear = (reply: readonly [object, readonly DataView[]]): void => model.emit("msg:custom", ...reply);
@@ -86,8 +96,8 @@ describe("an answer of two sides", () => {
 
 describe("the spec", () => {
   it("asks for the other side only where it is shown", () => {
-    expect(questionOf({ ...SPEC, second: "tuned" })).toMatchObject({ second: null, other: null });
-    expect(questionOf({ ...SPEC, second: "tuned", view: "side" })).toMatchObject({ second: "tuned", other: null });
+    expect(questionOf({ ...SPEC, second: "tuned" })).toMatchObject({ second: null, other: null, written: [], words: false });
+    expect(questionOf({ ...SPEC, second: "tuned", view: "side" })).toMatchObject({ second: "tuned", other: null, written: [], words: false });
   });
 
   it("reads two lenses of different sites before each layer", () => {

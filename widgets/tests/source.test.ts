@@ -5,7 +5,7 @@ import type { Answer } from "../lens_table/source.ts";
 import { REST_MS } from "../shared/requests.ts";
 import { FACTS, SPEC, StubModel, tableReply, type Reply } from "./stub.ts";
 
-const question = (prompt: string) => ({ prompt, target: null, versus: null, lens: "logit", second: null, other: null });
+const question = (prompt: string) => ({ prompt, target: null, versus: null, lens: "logit", second: null, other: null, written: [], words: false });
 
 let model: StubModel;
 let source: TableSource;
@@ -23,6 +23,7 @@ beforeEach(() => {
     table: ({ first }: Answer, from: number) => void shown.push([first.number, from]),
     progress: (share: number | null | undefined) => void progress.push(share),
     error: (text: string) => void errors.push(text),
+    comparing: (): void => {},
     silent: () => {},
   };
   source = new TableSource(model as unknown as AnyModel, events, life.signal);

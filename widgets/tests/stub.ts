@@ -60,6 +60,8 @@ export const FACTS: Facts = {
   layers: 2,
   vocab: 50,
   context: 64,
+  ends: [0],
+  words: true,
   dtype: "float32",
   device: "cpu",
 };
@@ -77,7 +79,11 @@ export const SPEC: Spec = {
   difference: "js",
   order: "last-first",
   selection: null,
+  to: null,
   scale: null,
+  cells: "tokens",
+  written: [],
+  act: null,
 };
 
 export interface Reply {
@@ -87,10 +93,11 @@ export interface Reply {
   readonly positions?: number;
   readonly prompt?: string;
   readonly token?: number;
+  readonly written?: readonly number[];
 }
 
 /** A `table` message of two layers in which every cell says `token`. */
-export function tableReply(id: string, { table, base = null, start = 0, positions = 2, prompt = "a b", token = 1 }: Reply) {
+export function tableReply(id: string, { table, base = null, start = 0, positions = 2, prompt = "a b", token = 1, written = [] }: Reply) {
   const count = positions - start;
   const names: [string, "int32" | "uint16" | "float32", number[]][] = [
     ["ids", "int32", []],
@@ -121,6 +128,8 @@ export function tableReply(id: string, { table, base = null, start = 0, position
     versus: null,
     second: null,
     other: null,
+    written,
+    words: false,
     beside: null,
     between: null,
     site: "resid_post",

@@ -66,7 +66,7 @@ function message(number: number, base: number | null, start: number, positions: 
   const kinds = { int32: Int32Array, uint16: Uint16Array, float32: Float32Array };
   const head: TableMessage = {
     v: 1, kind: "table", id: `v:${number}`, table: number, base, start, positions, prompt: "", lens: "logit", target: null, versus: null, second: null,
-    other: null, beside: null, between: null, site: "resid_post",
+    other: null, written: [], words: false, beside: null, between: null, site: "resid_post",
     layers: [0, 1], k: K, pieces: [[number, `piece ${number}`]], ms: 1, recomputed: positions - start,
     arrays: arrays.map(([name, dtype, rest]) => ({ name, dtype, shape: [positions - start, ...rest] })),
   }; // prettier-ignore

@@ -16,6 +16,7 @@ from torch import Tensor
 from lenskit.artifacts import whole_file
 from lenskit.lenses.translators import AnyTranslators, FactoredTranslators, Translators
 from lenskit.models.files.load_error import LoadError
+from lenskit.models.files.row_steps import in_steps
 from lenskit.models.identity import Identity
 
 FORMAT = "lenskit tuned lens 1"
@@ -33,7 +34,7 @@ def write(
             continue
         value = value.detach().cpu()
         if dtype == torch.int8 and value.dim() == 3:
-            tensors[field.name], tensors[field.name + _SCALE] = _in_steps(value.float())
+            tensors[field.name], tensors[field.name + _SCALE] = in_steps(value)
         else:
             tensors[field.name] = value.to(torch.float32 if dtype == torch.int8 else dtype).contiguous()
     for name, value in tensors.items():
@@ -59,12 +60,6 @@ def read(path: Path) -> tuple[AnyTranslators, Identity, dict[str, Any]]:
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise LoadError(f"{path} cannot be read as a tuned lens: {error}") from error
     return _translators(tensors, identity, path), identity, about
-
-
-def _in_steps(matrices: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row in 127 steps to either side, and how large a step is (layer, row, 1)."""
-    scale = matrices.abs().amax(-1, keepdim=True).clamp_min(1e-30) / 127
-    return (matrices / scale).round().to(torch.int8), scale
 
 
 def _translators(tensors: dict[str, Tensor], identity: Identity, path: Path) -> AnyTranslators:

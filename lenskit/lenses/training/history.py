@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lenskit.lenses.picture import INK
+from lenskit.curves import FAINT, on_any_page
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-FAINT = "rgba(128,128,128,0.2)"
 NAMES = {"kl": "KL from the final prediction", "ce": "cross-entropy of the next token"}
 
 
@@ -67,16 +66,13 @@ class History:
 
         Live in a notebook:
 
-        >>> def draw(history):
-        ...     clear_output(wait=True)  # of IPython.display; JupyterLab draws no plotly figure anew in its place
-        ...     display(history.figure())
-        >>> lk.TunedLens.train(model, text, on_step=draw)  # doctest: +SKIP
+        >>> lk.TunedLens.train(model, text, on_step=lk.widgets.live_curves())  # doctest: +SKIP
         """
         import plotly.graph_objects as go
         from plotly.colors import sample_colorscale
 
         steps = np.arange(self.step)
-        shades = sample_colorscale("Viridis", np.linspace(0, 0.9, len(self.layers)).tolist())
+        shades = sample_colorscale("Viridis", np.linspace(0.3, 0.75, len(self.layers)).tolist())
         figure = go.Figure(
             [
                 go.Scatter(
@@ -96,19 +92,13 @@ class History:
             line={"width": 3, "color": "#d55e00"},
             hovertemplate="mean, step %{x}: %{y:.3f} nats<extra></extra>",
         )
-        figure.update_layout(
-            template="none",
-            # No ground of its own, and an ink that can be read on a light and on a dark page.
-            paper_bgcolor="rgba(0,0,0,0)",
-            plot_bgcolor="rgba(0,0,0,0)",
-            font={"color": INK},
+        return on_any_page(
+            figure,
+            str(self),
             height=360,
-            margin={"l": 60, "r": 20, "t": 40, "b": 50},
-            title={"text": str(self), "font": {"size": 13}},
             xaxis={"title": "step", "range": [0, max(1, self.steps - 1)], "gridcolor": FAINT},
             yaxis={"title": f"{NAMES[self.loss]} (nats)", "type": "log", "gridcolor": FAINT},
         )
-        return figure
 
     def __str__(self) -> str:
         done = f"{NAMES[self.loss]}, step {self.step} of {self.steps}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -262,15 +261,6 @@ class Training:
     def _wait(self) -> None:
         if self.accelerator is not None:
             self.accelerator.wait_for_everyone()
-
-
-def accelerated(accelerator: Accelerator | None) -> Accelerator | None:
-    """The accelerator given, or accelerate's own where this process was launched as one of many."""
-    if accelerator is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        from accelerate import Accelerator
-
-        return Accelerator()
-    return accelerator
 
 
 def _grad(parameter: Tensor) -> Tensor:

@@ -148,7 +148,11 @@ class Act:
         else:
             if axes.pos == 2 and isinstance(edit, Mean | Resample):
                 _check_keys(edit, site, self.plan.moment)
-            new = edit.new(part, At(site, chosen.gridded, axes.pos, edit))
+            clean = None
+            if edit.recalls:
+                assert self.plan.clean is not None
+                clean = chosen.take(self.plan.clean.at(site, self.plan.moment), axes)
+            new = edit.new(part, At(site, chosen.gridded, axes.pos, edit, clean))
         _check_shape(edit, site, new, part)
         return chosen.put(tensor, new, axes)
 
@@ -163,7 +167,7 @@ class Act:
                 raise ValueError(f"{edit!r}: error has nothing for layer {site.layer}.")
             made = made + edit.error[site.layer].to(made.device, made.dtype)
         _check_shape(edit, site, made, tensor)
-        return made
+        return made + tensor.mean(-1, keepdim=True) if edit.keeps_mean else made
 
     def _seen(self, edit: Edit, site: Site) -> Tensor:
         """The whole of the other site that the edit has to see first."""

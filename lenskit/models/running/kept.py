@@ -20,12 +20,15 @@ class Keeping:
     """How activations are kept: which positions, where, and in which dtype. By default all, and as they are.
 
     open_end: the text goes on in later forwards, so that a position after its end may be yet to come.
+    in_place: the model's own tensors are kept where they will not change after the forward, and not copies of them.
+        Whether one was written into before its end has to be asked afterwards: `Kept.settle`.
     """
 
     pos: Which = None
     device: torch.device | str | None = None
     dtype: torch.dtype | None = None
     open_end: bool = False
+    in_place: bool = False
 
     @cached_property
     def plain(self) -> bool:
@@ -34,13 +37,14 @@ class Keeping:
 
 
 class Sheets:
-    """Tensors of one shape, one upon the other: each is a copy of what was laid on it."""
+    """Tensors of one shape, one upon the other: each is a copy of what was laid on it, or what was left there."""
 
     def __init__(self, count: int) -> None:
         self.count = count
         self.whole: Tensor | None = None
         self.rows: list[Tensor] = []
         self.seen = [False] * count
+        self.left: dict[int, tuple[Tensor, int]] = {}
 
     def lay(self, row: int, tensor: Tensor) -> None:
         """Copy a tensor to its place."""
@@ -54,6 +58,51 @@ class Sheets:
             self.whole = None
         place.copy_(tensor.detach() if tensor.requires_grad else tensor)
         self.seen[row] = True
+
+    def leave(self, row: int, tensor: Tensor) -> None:
+        """Note a tensor, and that it is as it is now. `settle` makes it last."""
+        self.left[row] = tensor, tensor._version
+
+    def settle(self, addresses: set[int]) -> bool:
+        """Keep what was left: as it is where it alone holds its numbers, and else a copy.
+
+        addresses: of what is kept as it is, here and in other sheets: two sites may be one tensor. False where
+        something was written into since it was left.
+        """
+        if not self.left or self.rows:
+            return True
+        first = next(iter(self.left.values()))[0]
+        device = first.get_device()
+        self.rows = rows = [_NOTHING] * self.count
+        for row, (tensor, version) in self.left.items():
+            if tensor._version != version:
+                return False
+            whole, address = tensor._base, tensor.data_ptr()
+            if (
+                (whole is None or whole.nbytes == tensor.nbytes)
+                and tensor.is_contiguous()
+                and tensor.get_device() == device
+                and address not in addresses
+            ):
+                addresses.add(address)
+                rows[row] = tensor
+            else:
+                rows[row] = tensor.to(first.device, copy=True, memory_format=torch.contiguous_format)
+            self.seen[row] = True
+        return True
+
+    def stacked(self) -> Tensor | None:
+        """All of them in one tensor, if they have one shape and all are there."""
+        if self.whole is None and self.left and all(self.seen):
+            first = self.rows[0]
+            if all(row.shape == first.shape and row.dtype == first.dtype for row in self.rows):
+                self.whole = torch.stack(self.rows)
+                self.rows = list(self.whole.unbind(0))
+                self.left.clear()
+        return self.whole
+
+
+_NOTHING = torch.empty(0)  # where the forward did not come by
 
 
 class Kept:
@@ -84,6 +133,11 @@ class Kept:
         """Share the tensors of a site that is this one's of the layer before, as `resid_pre` is of `resid_post`."""
         self._sheets = other._sheets = Sheets(self.count + 1)
         self._first = 1
+
+    def leaving(self, row: int, spot: Spot) -> Taker:
+        """As `taker`, but the tensor itself is kept, until `settle`."""
+        leave = partial(self._sheets.leave, row + self._first)
+        return leave if spot.plain else lambda tensor: leave(spot.read(tensor, self.moment.rows))
 
     def taker(self, row: int, spot: Spot | None = None) -> Taker:
         """What a tap calls with the tensor of the layer stored in `row`: it copies, so what is kept cannot change.
@@ -116,6 +170,10 @@ class Kept:
     def reached(self, row: int) -> bool:
         """Whether the forward came by."""
         return self._sheets.seen[row + self._first]
+
+    def settle(self, addresses: set[int]) -> bool:
+        """Make what was left last, as `Sheets.settle` does."""
+        return self._sheets.settle(addresses)
 
     def unreached(self) -> list[Site]:
         """The sites that the forward did not come by."""
@@ -156,8 +214,8 @@ class Kept:
         missing = [site.layer for site in self.unreached()]
         if missing:
             raise KeyError(f"{self.name!r} was not reached in layers {missing}: ask for ({self.name!r}, layer).")
-        if self._sheets.whole is not None:
-            return self._sheets.whole[self._first : self._first + self.count]
+        if (whole := self._sheets.stacked()) is not None:
+            return whole[self._first : self._first + self.count]
         shapes = {tuple(self.tensor(row).shape) for row in range(self.count)}
         if len(shapes) > 1:
             raise KeyError(

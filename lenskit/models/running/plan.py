@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lenskit.models.edits import Call, Edit, Splice
+from lenskit.models.finding.spots import Spot
 from lenskit.models.running.act import Act
 from lenskit.models.running.captured import Captured
 from lenskit.models.running.doors import in_order
@@ -21,6 +22,10 @@ from lenskit.models.taps import Point, Taker
 
 if TYPE_CHECKING:
     from lenskit.models.anatomy import Anatomy
+    from lenskit.models.running.clean import Clean
+
+
+_STREAM = ("resid_pre", "resid_post")
 
 
 class Stopped(BaseException):
@@ -46,10 +51,16 @@ class Plan:
         if passing := [edit for n, edit in enumerate(edits) if edit.elsewhere and n >= staying]:
             raise TypeError(f"{passing[0]!r} is no edit for a run: see what makes it.")
         self._acts = [Act(edit, self, n < staying) for n, edit in enumerate(edits) if not edit.elsewhere]
+        self.clean: Clean | None = None
         self._left_out = frozenset[nn.Module]()
         self._begun_at: int | None = None
         self._stop: Site | None = None
         self._stopped = self._taking = False
+
+    @property
+    def recalled(self) -> list[Site]:
+        """The sites of which an edit has to see what they hold without any edit."""
+        return list(dict.fromkeys(site for act in self._acts if act.edit.recalls for site in act.sites))
 
     # What is kept
 
@@ -68,16 +79,25 @@ class Plan:
         takes = self._takes
         for name, store in stores.items():
             spots = self.anatomy.spots(name, asked[name].layers)
+            as_it_is = how.in_place and self._may_stay(name, spots, joined)
             for row, spot in enumerate(spots[:1] if joined and name == "resid_pre" else spots):
                 point = spot.point
                 if self._left_out and point.module in self._left_out:
                     continue
-                take = store.taker(row, spot)
+                take = store.leaving(row, spot) if as_it_is else store.taker(row, spot)
                 if point in takes or name == "pos_embed":
                     self.add_at(name, point, take)
                 else:
                     takes[point] = [take]
         return stores
+
+    def _may_stay(self, name: str, spots: Sequence[Spot], joined: bool) -> bool:
+        """Whether the model's own tensors can be kept of a site in all these layers. (Outside of the layers, what the
+        model has there may be its own table.)"""
+        written = self.anatomy.overwrites
+        if name not in LAYERED or (not written.isdisjoint(_STREAM) if joined and name in _STREAM else name in written):
+            return False
+        return all(spot.factor == 1.0 and spot.shift is None for spot in spots)
 
     def capture(self, keep: SiteLike | Iterable[SiteLike], how: Keeping) -> dict[str, Captured]:
         """Stores for live activations, through which gradients flow."""
@@ -110,6 +130,17 @@ class Plan:
             for block in islice(self.anatomy.blocks, 1, None)  # a slice would be a new ModuleList
         )
 
+    @property
+    def leaves_alone(self) -> bool:
+        """Whether the forward would compute the same again, and writes nothing into what others hold."""
+        training = self.anatomy.model.training or not self.anatomy.is_language_model
+        return not (training or self.edits or torch.is_inference_mode_enabled())
+
+    def overwritten(self) -> set[str]:
+        """Make last what was kept without a copy; gives the sites of which the model wrote into something since."""
+        addresses = set[int]()
+        return {store.name for store, _ in self._stores if not store.settle(addresses)}
+
     # Where it ends and begins
 
     def stop(self, at: SiteLike) -> Site:
@@ -138,6 +169,8 @@ class Plan:
         before = [call.module for call in self.anatomy.probe.before_blocks() if call.output.shape == stream]
         self._left_out = frozenset([*before, *(module for block in blocks[:layer] for module in block.modules())])
         self._begun_at = layer
+        if self.clean is not None:
+            self.clean.begun = layer, resid
         for point in [point for point in self._takes if point.module in self._left_out]:
             del self._takes[point]
         # A copy: the model may write into what it is given.

@@ -1,8 +1,7 @@
 // What can colour a difference: measures between two whole predictions, and the second's value less the first's.
 import { nats, probability, signed, whole } from "../shared/numbers.ts";
-import type { Difference } from "./difference.ts";
-import type { DifferenceName } from "./spec.ts";
-import { KL_END, place, type Statistic } from "./statistic.ts";
+import type { DifferenceStatistic } from "../lens_table/compared.ts";
+import { KL_END, place } from "../lens_table/statistic.ts";
 
 /** Ten nats more or less are a factor of e^10: what is further away is all the same. */
 const NATS_END = 10;
@@ -17,7 +16,7 @@ const divergence = (x: number): string => (Number.isFinite(x) && x < 9.995 ? x.t
 const plain = { smallIsStrong: false, signed: false, place };
 const bothWays = { smallIsStrong: false, signed: true, place };
 
-export const DIFFERENCES: readonly Statistic<DifferenceName, Difference>[] = [
+export const DIFFERENCES: readonly DifferenceStatistic[] = [
   {
     ...plain,
     name: "js",
@@ -102,7 +101,3 @@ export const DIFFERENCES: readonly Statistic<DifferenceName, Difference>[] = [
 ];
 
 const logOf = (value: number): number => Math.sign(value) * Math.log1p(Math.abs(value));
-
-export function differenceOf(name: DifferenceName): Statistic<DifferenceName, Difference> {
-  return DIFFERENCES.find((each) => each.name === name) ?? (DIFFERENCES[0] as Statistic<DifferenceName, Difference>);
-}

@@ -2,15 +2,14 @@
 import { button, make } from "../shared/dom.ts";
 import { nats, probability, whole } from "../shared/numbers.ts";
 import { tokenElement, tokenText } from "../shared/tokens.ts";
-import { sideNames } from "./asking.ts";
-import { rowInWords } from "./cells.ts";
-import type { DetailEvents } from "./detail.ts";
-import type { Difference } from "./difference.ts";
+import { sideNames } from "../lens_table/asking.ts";
+import { rowInWords } from "../lens_table/cells.ts";
+import type { Difference } from "../lens_table/compared.ts";
+import type { Cell } from "../lens_table/grid.ts";
+import { Note } from "../lens_table/note.ts";
+import type { Table } from "../lens_table/table.ts";
+import type { Doings, Looked } from "./contract.ts";
 import { change, DIFFERENCES } from "./differences.ts";
-import type { Cell } from "./grid.ts";
-import { Note } from "./note.ts";
-import type { Answer } from "./source.ts";
-import type { Table } from "./table.ts";
 
 /** Tokens of either side. */
 const SHOWN = 6;
@@ -23,21 +22,20 @@ export class PairDetail {
   readonly #note: Note;
   readonly #clear: HTMLButtonElement;
 
-  constructor(
-    private readonly live: boolean,
-    private readonly events: DetailEvents,
-    signal: AbortSignal,
-  ) {
-    this.#clear = button("Clear target", () => events.clearTarget(), signal);
-    const copy = button("Copy as Python", () => events.copy(), signal);
+  constructor(private readonly doings: Doings) {
+    const { signal, facts } = doings;
+    this.#clear = button("Clear target", () => doings.clearTarget(), signal);
+    const copy = button("Copy as Python", () => doings.copy(), signal);
     this.#note = new Note(signal);
-    const actions = make("div", "lk-actions", ...(live ? [this.#clear] : []), copy);
+    const actions = make("div", "lk-actions", ...(facts.live ? [this.#clear] : []), copy);
     this.element.append(this.#heading, this.#sides, this.#numbers, actions, this.#note.element);
     this.#sides.addEventListener("click", (event) => this.#chosen(event.target), { signal });
   }
 
-  show({ message, first, second, difference }: Answer, cell: Cell, pinned: boolean, targeted: boolean): void {
-    if (!second || !difference) return;
+  show({ answer, active: cell, pinned, spec, two }: Looked): void {
+    const { message, first, second, difference } = answer;
+    this.element.hidden = !two || !second || !difference;
+    if (!two || !second || !difference) return;
     const { pos, row } = cell;
     const words = rowInWords(first, row);
     const heads = difference.tokenIds(pos).flatMap((id, i) => [...(i ? [" → "] : []), tokenElement(difference.piece(id))]);
@@ -45,7 +43,7 @@ export class PairDetail {
     const names = sideNames(message);
     this.#sides.replaceChildren(this.#side(names[0], first, cell), this.#side(names[1], second, cell));
     this.#numbers.replaceChildren(...this.#between(difference, cell), ...this.#each(first, second, names, cell));
-    this.#clear.disabled = !targeted;
+    this.#clear.hidden = spec.target === null && spec.versus === null;
   }
 
   #side(name: string, table: Table, { pos, row }: Cell): HTMLElement {
@@ -53,7 +51,7 @@ export class PairDetail {
     const lines = Array.from({ length: Math.min(SHOWN, table.k) }, (_, i) => {
       const id = table.topId(pos, row, i);
       const parts = [tokenElement(table.piece(id)), make("span", "lk-number", probability(table.topProb(pos, row, i)))];
-      const line = make(this.live ? "button" : "div", `lk-pair-line${id === target ? " lk-target" : ""}`, ...parts);
+      const line = make(this.doings.facts.live ? "button" : "div", `lk-pair-line${id === target ? " lk-target" : ""}`, ...parts);
       line.dataset.id = String(id);
       if (line instanceof HTMLButtonElement) [line.type, line.title] = ["button", "make it the target"];
       return make("li", "", line);
@@ -63,7 +61,7 @@ export class PairDetail {
 
   #chosen(target: EventTarget | null): void {
     const line = target instanceof Element ? target.closest<HTMLElement>("button.lk-pair-line") : null;
-    if (line) this.events.makeTarget(Number(line.dataset.id));
+    if (line) this.doings.makeTarget(Number(line.dataset.id));
   }
 
   #between(difference: Difference, { pos, row }: Cell): HTMLElement[] {

@@ -1,18 +1,12 @@
 // Two readings as one grid: what the second says, and how far that is from what the first says.
 import type { Piece } from "../shared/tokens.ts";
-import { decodeAll, type ArrayEntry, type Numbers } from "../shared/wire.ts";
-import type { Cells } from "./cells.ts";
-import type { Table } from "./table.ts";
+import { decodeAll, type Numbers } from "../shared/wire.ts";
+import type { BetweenMessage, BetweenName, Difference } from "../lens_table/compared.ts";
+import type { Table } from "../lens_table/table.ts";
 
-const NAMES = ["kl", "js", "total_variation", "largest_change", "changed_ids"] as const;
-export type BetweenName = (typeof NAMES)[number];
+const NAMES: readonly BetweenName[] = ["kl", "js", "total_variation", "largest_change", "changed_ids"];
 
-export interface BetweenMessage {
-  readonly pieces: readonly (readonly [number, Piece])[];
-  readonly arrays: readonly ArrayEntry[];
-}
-
-export class Difference implements Cells {
+export class Apart implements Difference {
   private constructor(
     readonly first: Table,
     readonly second: Table,
@@ -20,7 +14,7 @@ export class Difference implements Cells {
     private readonly arrays: ReadonlyMap<string, Numbers>,
   ) {}
 
-  static of(first: Table, second: Table, message: BetweenMessage, buffers: readonly (ArrayBufferView | ArrayBuffer)[]): Difference {
+  static of(first: Table, second: Table, message: BetweenMessage, buffers: readonly (ArrayBufferView | ArrayBuffer)[]): Apart {
     if (first.rows !== second.rows || first.positions !== second.positions) {
       throw new Error(`${first.rows} rows x ${first.positions} tokens beside ${second.rows} x ${second.positions}`);
     }
@@ -28,7 +22,7 @@ export class Difference implements Cells {
     for (const name of NAMES) {
       if (arrays.get(name)?.length !== first.rows * first.positions) throw new Error(`the comparison has no whole array "${name}"`);
     }
-    return new Difference(first, second, new Map(message.pieces), arrays);
+    return new Apart(first, second, new Map(message.pieces), arrays);
   }
 
   get rows(): number {

@@ -1,0 +1,1 @@
+"""Acting along a lens's directions: what else would have done the same (`Steer`, `Swap`, `Ablate` are in models)."""
