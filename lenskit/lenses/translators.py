@@ -34,7 +34,8 @@ class Translators:
     def carry(self, h: Tensor, layer: int) -> Tensor:
         """`h` (..., d_model) of a layer, as the final residual that it stands for."""
         start = h if self.bias is None else h + self.bias[layer]
-        flat = torch.addmm(start.flatten(0, -2), h.flatten(0, -2), self.weight[layer].T)
+        d_model = h.shape[-1]
+        flat = torch.addmm(start.reshape(-1, d_model), h.reshape(-1, d_model), self.weight[layer].T)
         return flat.view(h.shape)
 
     def whole(self) -> Translators:
@@ -87,8 +88,9 @@ class FactoredTranslators:
     def carry(self, h: Tensor, layer: int) -> Tensor:
         """`h` (..., d_model) of a layer, as the final residual that it stands for."""
         start = h if self.bias is None else h + self.bias[layer]
-        flat = torch.addmm(start.flatten(0, -2), h.flatten(0, -2) @ self.right[layer].T, self.left[layer].T)
-        return flat.view(h.shape)
+        d_model = h.shape[-1]
+        inner = h.reshape(-1, d_model) @ self.right[layer].T
+        return torch.addmm(start.reshape(-1, d_model), inner, self.left[layer].T).view(h.shape)
 
     def whole(self) -> Translators:
         """The same as whole matrices."""

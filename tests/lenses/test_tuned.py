@@ -116,6 +116,13 @@ def test_low_rank_factors_carry_as_their_product_does() -> None:
     torch.testing.assert_close(small.transport(h, "resid_pre.1"), h + h @ weight[1].T + bias[1])
 
 
+@pytest.mark.parametrize("rank", [None, 7])
+def test_a_state_by_itself_is_carried_as_it_is_among_others(rank: int | None) -> None:
+    lens, h = random_lens(model()), torch.randn(2, 3, 32)
+    lens = lens if rank is None else lens.low_rank(rank)
+    torch.testing.assert_close(lens.transport(h[1, 2], "resid_pre.1"), lens.transport(h, "resid_pre.1")[1, 2])
+
+
 # Closed form
 
 
