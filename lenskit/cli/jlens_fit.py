@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Argument, Option
 
+from lenskit.cli.choices import Keep, Products
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -20,21 +22,6 @@ class Target(StrEnum):
 
     final = "final"
     penultimate = "penultimate"
-
-
-class Products(StrEnum):
-    """How exactly float32 matrices are multiplied."""
-
-    exact = "highest"
-    fast = "medium"
-
-
-class Keep(StrEnum):
-    """How the lens's numbers are written."""
-
-    float32 = "float32"
-    float16 = "float16"
-    int8 = "int8"
 
 
 def fit(

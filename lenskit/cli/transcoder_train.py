@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Argument, Option
 
+from lenskit.cli.choices import Keep
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -32,14 +34,6 @@ class Revival(StrEnum):
     ghost = "ghost gradients"
     resample = "resample"
     none = "none"
-
-
-class Keep(StrEnum):
-    """How the dictionaries' numbers are written."""
-
-    float32 = "float32"
-    float16 = "float16"
-    int8 = "int8"
 
 
 def train(
