@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,8 +37,8 @@ def opened(context: BrowserContext, *, layers: int = 12, live: bool = True, **sp
 def open_view(context: BrowserContext) -> Iterator[Callable[..., View]]:
     views: list[View] = []
 
-    def open_(**options: object) -> View:
-        views.append(opened(context, **options))  # type: ignore[arg-type]
+    def open_(**options: Any) -> View:
+        views.append(opened(context, **options))
         return views[-1]
 
     yield open_
