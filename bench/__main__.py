@@ -3,7 +3,7 @@
 import torch
 
 import lenskit as lk
-from bench import features, index, jacobian, lens, model, paint, sweep, transcoder, tuned
+from bench import circuit_graph, circuits, features, index, jacobian, lens, model, paint, sweep, transcoder, tuned
 
 torch.set_num_threads(1)
 demo = lk.load("demo")
@@ -17,6 +17,8 @@ for lines in (
     index.report(),
     features.report(),
     jacobian.report(demo),
+    circuits.report(demo),
+    circuit_graph.report(),
 ):
     for line in lines:
         print(line, flush=True)

@@ -55,7 +55,7 @@ def of_the_small_model() -> Iterator[Ratio]:
             call,
             hand.plain,
             bound=bound,
-            pairs=41,
+            pairs=201,
             repeat=10,
             by_hand=by_hand,
         )

@@ -11,8 +11,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lenskit import circuits as circuits
     from lenskit import patching as patching
     from lenskit import widgets as widgets
+    from lenskit.circuits.graph import Graph as Graph
     from lenskit.lenses.acting.controls import Controls as Controls
     from lenskit.lenses.acting.controls import controls as controls
     from lenskit.lenses.acting.random_blocks import random_blocks as random_blocks
@@ -107,6 +109,7 @@ _HOMES = {
     "Edit": "lenskit.models.edits",
     "FeatureIndex": "lenskit.transcoders.index.feature_index",
     "Generation": "lenskit.models.generate",
+    "Graph": "lenskit.circuits.graph",
     "HeadAblation": "lenskit.models.head_ablation",
     "JacobianLens": "lenskit.lenses.jacobian",
     "LoadError": "lenskit.models.files.load_error",
@@ -186,6 +189,7 @@ __all__ = [
     "Edit",
     "FeatureIndex",
     "Generation",
+    "Graph",
     "HeadAblation",
     "JacobianLens",
     "LoadError",
@@ -218,6 +222,7 @@ __all__ = [
     "ablate_heads",
     "attention",
     "causal_basis",
+    "circuits",
     "compare",
     "controls",
     "decompose",
@@ -255,7 +260,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    if name in ("patching", "widgets"):
+    if name in ("circuits", "patching", "widgets"):
         return import_module(f"lenskit.{name}")
     if name in _HOMES:
         value = getattr(import_module(_HOMES[name]), name)

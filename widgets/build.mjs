@@ -21,6 +21,8 @@ await build({
   format: "esm",
   entryPoints: [
     { in: "attention_view/index.ts", out: "attention_view" },
+    { in: "circuit_graph/index.ts", out: "circuit_graph" },
+    { in: "circuit_panel/index.ts", out: "circuit_panel" },
     { in: "feature_browser/index.ts", out: "feature_browser" },
     { in: "lens_panel/index.ts", out: "lens_panel" },
     { in: "lens_table/index.ts", out: "lens_table" },

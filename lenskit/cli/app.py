@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from lenskit.cli.circuit import circuit
 from lenskit.cli.jlens_fit import fit as fit_jlens
 from lenskit.cli.lens_eval import evaluate
 from lenskit.cli.lens_train import train
@@ -26,6 +27,7 @@ transcoder.command("train")(train_transcoder)
 jlens = typer.Typer(help="Jacobian lenses: what a state makes the model say, to first order.", no_args_is_help=True)
 app.add_typer(jlens, name="jlens")
 jlens.command("fit")(fit_jlens)
+app.command("circuit")(circuit)
 
 
 @app.callback()

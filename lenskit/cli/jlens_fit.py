@@ -53,7 +53,11 @@ def fit(
     dtype: Annotated[str | None, Option(help="Of the model's weights, such as bfloat16.")] = None,
     device: Annotated[str | None, Option(help="Where to put the model, such as cuda.")] = None,
     products: Annotated[
-        Products, Option(help="medium: bfloat16 inside, nearly twice as fast on CPUs that have it.")
+        Products,
+        Option(
+            help="medium: nearly twice as fast on recent CPUs. Those that then multiply in bfloat16 change the demo "
+            "model's matrices by 0.2 % (late layers) to 1.6 %, a tenth or less of what 40 passages leave open."
+        ),
     ] = (Products.exact),
     keep: Annotated[Keep, Option(help="How to write numbers; int8 is a quarter of float32.")] = Keep.float16,
 ) -> None:

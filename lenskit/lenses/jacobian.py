@@ -231,7 +231,8 @@ class JacobianLens:
             folder: keeps a checkpoint, from which the same call goes on after any interruption and ends with the same
                 sums, to the last bit; with more `passages` it goes on where it had ended.
             checkpoint_every: passages from one to the next.
-            on_passage: called with the `FitHistory` after every passage.
+            on_passage: called with the `FitHistory` after every passage; `lk.widgets.live_curves()` draws it in a
+                notebook.
             accelerator: accelerate's, for many processes: each takes its share of the passages. Where `accelerate
                 launch` started the process, one is made.
 
@@ -240,10 +241,7 @@ class JacobianLens:
         `ValueError` where no gradient comes through (some quantised models), where later tokens change earlier ones,
         for passages that `skip_first` leaves nothing of, and where `folder` holds another fit.
 
-        >>> def draw(history):
-        ...     clear_output(wait=True)
-        ...     display(history.figure())
-        >>> lens = lk.JacobianLens.fit(model, texts, passages=8, on_passage=draw)  # doctest: +SKIP
+        >>> lens = lk.JacobianLens.fit(model, texts, passages=8, on_passage=lk.widgets.live_curves())  # doctest: +SKIP
         """
         chunks = passages_of(model, texts, chunk, passages)
         recipe = Recipe.of(model, chunks, target, sources, layers, skip_first)

@@ -29,7 +29,7 @@ from lenskit.models.finding.running_on import no_running_on
 from lenskit.models.finding.spots import Spot
 from lenskit.models.finding.tail import Tail, find_tail
 from lenskit.models.finding.trial import try_middles
-from lenskit.models.finding.wrapped import eager, is_compiled
+from lenskit.models.finding.wrapped import COMPILED_IN_PLACE, eager, is_compiled
 from lenskit.models.finding.writers import find_writers
 from lenskit.models.running.doors import Door
 from lenskit.models.sites import AFTER_NORM, BEFORE_ROTARY, LAYERED, NAMED, NAMES, SINGLE, Site, Sites, SiteUnavailable
@@ -81,7 +81,7 @@ class Anatomy:
         """The token embedding, as the model itself names it."""
         return self.model.get_input_embeddings()  # pyright: ignore[reportCallIssue] -- a PreTrainedModel
 
-    @property
+    @cached_property
     def entry(self) -> nn.Module | None:
         """The module that reads what goes in, where that is known."""
         return self.embedding if self.is_language_model else None
@@ -106,6 +106,11 @@ class Anatomy:
     def eagerly(self) -> AbstractContextManager[object]:
         """While it lasts, the model's compiled parts run as they are written, so that there is something to see."""
         return eager(self._may_be_compiled, self._holds_compiled)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether some part of it is compiled at this moment."""
+        return self._holds_compiled or any(map(COMPILED_IN_PLACE, self._may_be_compiled))
 
     @cached_property
     def _holds_compiled(self) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,6 +40,9 @@ class Edit:
     """
 
     site: str
+    elsewhere: ClassVar[bool] = False
+    """Whether it is listed as an edit and acts by other means than at its site."""
+
     _: KW_ONLY
     layers: Which = None
     heads: Which = None
@@ -70,11 +73,6 @@ class Edit:
     def reads(self) -> str | None:
         """Another site that it has to see first, or None."""
         return None
-
-    @property
-    def elsewhere(self) -> bool:
-        """Whether it is listed as an edit and acts by other means than at its site."""
-        return False
 
     @property
     def recalls(self) -> bool:

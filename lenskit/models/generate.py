@@ -13,7 +13,7 @@ from torch import Tensor
 from lenskit.models.batch import Batch
 from lenskit.models.origin import Origin
 from lenskit.models.run import Run
-from lenskit.models.running.clean import looking_back
+from lenskit.models.running.clean import Clean
 from lenskit.models.running.kept import Keeping, Kept
 from lenskit.models.running.places import Moment
 from lenskit.models.running.plan import Plan, sites_of, wanted
@@ -111,7 +111,8 @@ def generated(
     hf: Any = model.anatomy.model
     options = _greedy_unless_asked(hf, options)
     stepping.start(batch, between_steps)
-    looking_back(stepping.plan, model, batch)
+    if stepping.plan.recalled:
+        stepping.plan.clean = Clean(model, batch, stepping.plan.recalled)
     _check(hf, options, max_new_tokens, stepping)
     if stepping.needs_all_logits and hf._supports_logits_to_keep():
         options.setdefault("logits_to_keep", 0)  # else those of the prompt are computed for its last token only

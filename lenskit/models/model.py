@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from functools import cached_property, partial
 from typing import Any
 
@@ -18,20 +18,20 @@ from lenskit.models.edits import Edit, as_edits
 from lenskit.models.finding.placed import dtype_of, entrance
 from lenskit.models.finding.wrapped import adapters, innermost
 from lenskit.models.generate import Generation, Stepping, generated
-from lenskit.models.origin import Origin
+from lenskit.models.origin import Origin, attention_of
 from lenskit.models.run import Run
 from lenskit.models.running.captured import differentiated
-from lenskit.models.running.clean import looking_back
+from lenskit.models.running.clean import Clean
 from lenskit.models.running.kept import Keeping
-from lenskit.models.running.places import Moment, Which
+from lenskit.models.running.places import Moment, Which, whole_prompt
 from lenskit.models.running.plan import Plan, Stopped
-from lenskit.models.sites import Site, SiteLike, Sites
-from lenskit.models.taps import first_tensor, skipped, tapped
+from lenskit.models.running.starting import starting
+from lenskit.models.sites import SiteLike, Sites
+from lenskit.models.taps import first_tensor, tapped
 from lenskit.models.text import Text
 from lenskit.models.trace import Trace
 from lenskit.models.weights import Weights
 
-_NOTHING = nullcontext()
 _AS_IT_IS, _IN_PLACE = Keeping(), Keeping(in_place=True)
 
 
@@ -107,15 +107,9 @@ class Model:
 
     def origin(self, edits: tuple[Edit, ...], **more: Any) -> Origin:
         """Where a result of this model comes from, if these edits act."""
-        names = adapters(self.anatomy.modules)
-        return Origin(self.name, self.revision, self.dtype, self.device, self._attention, names, edits, more)
-
-    @property
-    def _attention(self) -> str | None:
-        config: Any = getattr(self.anatomy.model, "config", None)
-        own = getattr(config, "__dict__", {})  # past the configuration's own attribute look-up, which takes its time
-        name = "_attn_implementation_internal"
-        return own[name] if name in own else getattr(config, "_attn_implementation", None)
+        model, entry = self.anatomy.model, self.anatomy.entry
+        where, kind, names = entrance(model, entry), dtype_of(model, entry), adapters(self.anatomy.modules)
+        return Origin(self.name, self.revision, kind, where, attention_of(model), names, edits, more)
 
     # Changing what it does
 
@@ -146,11 +140,12 @@ class Model:
             if not isinstance(prompt, Tensor):
                 raise TypeError("a plain module runs on a tensor, and reads no text: model.run(tensor).")
             return Batch(prompt, None)
-        if self._read is None or not self._read.is_of(prompt, bos, self.device):
+        read = self._read
+        if read is None or not read.is_of(prompt, bos, entrance(self.anatomy.model, self.anatomy.entry)):
             tokens, mask = to_batch(prompt, self.text, self.anatomy, padding_side, bos)
             batch = Batch(tokens.to(self.device), None if mask is None else mask.to(self.device))
-            self._read = Read(prompt, bos, batch)
-        return self._read.batch
+            self._read = read = Read(prompt, bos, batch)
+        return read.batch
 
     def run(
         self,
@@ -193,25 +188,24 @@ class Model:
             NothingEdited: an edit matches no layer, head, row, position or step.
         """
         batch = self.batch(prompt, padding_side, bos)
-        keep = keep if isinstance(keep, str | tuple) else tuple(keep)
+        keep = keep if isinstance(keep, (str, tuple)) else tuple(keep)
         plan = self.plan(batch, edits)
-        said = dict[str, Any]()
+        said: dict[str, Any] = {}
         if grads is not None:
             self.anatomy.check_gradients()
-        starting: AbstractContextManager[object] = _NOTHING
+        begun = None
         if start_at is not None or resid is not None:
-            starting = self._starting(plan, batch, start_at, resid)
+            begun = starting(self, plan, batch, start_at, resid)
             said["start_at"] = start_at
-        with starting:
-            how = _AS_IT_IS if pos is device is dtype is None else Keeping(pos, device, dtype)
-            if how is _AS_IT_IS and grads is start_at is None and plan.leaves_alone:
-                how = _IN_PLACE
-            captured = None if grads is None else plan.capture(keep, how)
-            stores = plan.keep(keep, how) if captured is None else captured
-            if stop_at is not None:
-                said["stop_at"] = str(plan.stop(stop_at))
-            with tapped(plan.takers, self.anatomy.doors):
-                output = self._logits(batch, grads is not None)
+        how = _AS_IT_IS if pos is device is dtype is None else Keeping(pos, device, dtype)
+        if keep and how is _AS_IT_IS and grads is start_at is None and plan.leaves_alone:
+            how = _IN_PLACE
+        captured = None if grads is None else plan.capture(keep, how)
+        stores = captured if captured is not None else plan.keep(keep, how) if keep else {}
+        if stop_at is not None:
+            said["stop_at"] = str(plan.stop(stop_at))
+        with tapped(plan.takers, self.anatomy.doors):
+            output = self._logits(batch, grads is not None, begun)
         if how is _IN_PLACE and (written := plan.overwritten()):
             self.anatomy.overwrites |= written  # once for a model: from now on these are copied
             return self.run(prompt, keep=keep, stop_at=stop_at, padding_side=padding_side, bos=bos)
@@ -314,9 +308,15 @@ class Model:
 
     def plan(self, batch: Batch, edits: Edit | Iterable[Edit] = ()) -> Plan:
         """What a forward of this batch has to do for the edits, those that stay first."""
-        rows, length = batch.tokens.shape[:2] if batch.tokens.dim() > 1 else (1, len(batch.tokens))
-        staying, moment = self.edits, Moment(batch.mask, rows, 0, length)
-        return looking_back(Plan(self.anatomy, moment, (*staying, *as_edits(edits)), len(staying)), self, batch)
+        tokens, mask = batch
+        rows, length = tokens.shape[:2] if tokens.dim() > 1 else (1, len(tokens))
+        moment = whole_prompt(rows, length) if mask is None else Moment(mask, rows, 0, length)
+        staying = self.edits if self._edited else ()
+        given = (edits,) if isinstance(edits, Edit) else as_edits(edits)
+        plan = Plan(self.anatomy, moment, (*staying, *given), len(staying))
+        if plan.recalled:
+            plan.clean = Clean(self, batch, plan.recalled)
+        return plan
 
     def run_batch(self, batch: Batch, keep: SiteLike | Iterable[SiteLike], **more: Any) -> tuple[Run, Any]:
         """The `Run` of a batch, and what the Hugging Face model returned; `more` goes to it as it is."""
@@ -337,41 +337,32 @@ class Model:
 
     def call(self, batch: Batch, **more: Any) -> Any:
         """Call the Hugging Face model on a batch, with gradients if they are switched on."""
-        self.anatomy.check_numbers()
-        model: Any = self.anatomy.model
-        if not self.anatomy.is_language_model:
-            with self.anatomy.eagerly():
-                return model(batch.tokens, **more)
-        more |= self.anatomy.ragged.arguments(batch.mask)
-        with self.anatomy.eagerly():
-            return model(input_ids=batch.tokens, **more)
+        anatomy = self.anatomy
+        anatomy.check_numbers()
+        given: tuple[Tensor, ...] = (batch.tokens,)
+        if anatomy.is_language_model:
+            given, more["input_ids"] = (), batch.tokens
+            if batch.mask is not None:
+                more |= anatomy.ragged.arguments(batch.mask)
+        model: Any = anatomy.model
+        if not anatomy.is_compiled:
+            return model(*given, **more)
+        with anatomy.eagerly():
+            return model(*given, **more)
 
-    def _logits(self, batch: Batch, grads: bool) -> Tensor | None:
+    def _logits(self, batch: Batch, grads: bool, begun: AbstractContextManager[None] | None) -> Tensor | None:
         """What the model gives, or None where the plan has stopped it."""
+        before = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(grads)  # what torch.set_grad_enabled does, in three calls of Python more
         try:
-            with torch.set_grad_enabled(grads):
+            if begun is None:
+                return first_tensor(self.call(batch))
+            with begun:
                 return first_tensor(self.call(batch))
         except Stopped:
             return None
-
-    def _starting(self, plan: Plan, batch: Batch, layer: int | None, resid: Tensor | None) -> AbstractContextManager:
-        """Leave out the blocks before a layer, and let `resid` enter it."""
-        if not self.anatomy.is_language_model:
-            self.anatomy.spot(Site("resid_pre", 0))  # raises with the reason
-        if layer is None or resid is None:
-            raise TypeError(
-                "running on from a residual needs both: the layer, start_at=5, and what enters it, resid=h."
-            )
-        if not 0 <= layer < self.n_layers:
-            raise ValueError(f"start_at={layer} does not exist: this model has layers 0 to {self.n_layers - 1}.")
-        if resid.shape[:-1] != batch.tokens.shape:
-            raise ValueError(
-                f"resid has shape {tuple(resid.shape)}, and this prompt needs (batch, pos, d_model) with "
-                f"{tuple(batch.tokens.shape)} in front."
-            )
-        self.anatomy.check_start(layer)
-        plan.begin(layer, resid.to(self.device, self.dtype))
-        return skipped({block: self.anatomy.probe.form(block) for block in self.anatomy.blocks[:layer]})
+        finally:
+            torch._C._set_grad_enabled(before)
 
     def unembed(self, h: Tensor) -> Tensor:
         """The model's own path from the residual stream to logits: final norm, head, scale and soft-cap.

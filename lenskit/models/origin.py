@@ -8,6 +8,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import nn
 
 if TYPE_CHECKING:
     from lenskit.models.edits import Edit
@@ -38,6 +39,17 @@ class Origin(NamedTuple):
             "versions": dict(_versions()),
             **self.more,
         }
+
+
+def attention_of(model: nn.Module) -> str | None:
+    """The implementation of attention that a model uses; None where it has none to choose."""
+    config: Any = getattr(model, "config", None)
+    try:
+        own = object.__getattribute__(config, "__dict__")  # past the configuration's own look-up, which takes its time
+    except AttributeError:
+        own = {}
+    name = "_attn_implementation_internal"
+    return own[name] if name in own else getattr(config, "_attn_implementation", None)
 
 
 @cache

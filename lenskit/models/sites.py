@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -146,6 +147,7 @@ class Axes(NamedTuple):
     head: int | None
 
 
+@lru_cache(maxsize=1024)
 def axes_of(name: str) -> Axes:
     """(batch, pos, ...), (batch, pos, head, d_head), or (batch, head, query, key), whose positions are the queries."""
     if name in ("scores", "pattern"):

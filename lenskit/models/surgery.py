@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -81,10 +81,8 @@ class Permute(Edit):
     site: str = "resid_post"
     order: tuple[int, ...] = ()
 
-    @property
-    def elsewhere(self) -> bool:
-        """It acts at the blocks' doors, and has nothing to do at a site."""
-        return True
+    elsewhere: ClassVar[bool] = True
+    """It acts at the blocks' doors, and has nothing to do at a site."""
 
     def new(self, part: Tensor, at: At) -> Tensor:
         raise TypeError("layers are put in another order by permute_layers, not by an edit of a run.")

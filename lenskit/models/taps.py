@@ -43,7 +43,7 @@ class tapped:
     def __enter__(self) -> None:
         self._hooks = hooks = Hooks(doors=self._doors)
         self._shown: AbstractContextManager[None] | None = None
-        in_attention = dict[nn.Module, dict[str, Taker]]()
+        in_attention: dict[nn.Module, dict[str, Taker]] = {}
         try:
             for (module, side), take in self._takers.items():
                 if side == "output":
@@ -83,32 +83,30 @@ class Hooks:
 
     def on_input(self, module: nn.Module, take: Taker) -> None:
         """Call `take` with the first tensor that goes into the module."""
-        listener = self._listener(module)
-        if listener is not None:
-            listener.goes_in = _only_one(listener.goes_in, take)
+        there = self._listeners.get(module) or listener_at(module, self.owner, self._doors)
+        if there is not None:
+            self._listeners[module], listener = there, there[1]
+            listener.goes_in = take if listener.goes_in is None else _only_one(listener.goes_in, take)
         else:
             self._put(module._forward_pre_hooks, partial(_before, self.owner, take))
             self._put(module._forward_pre_hooks_with_kwargs, True)
 
     def on_output(self, module: nn.Module, take: Taker) -> None:
         """Call `take` with the first tensor that comes out of the module."""
-        listener = self._listener(module)
-        if listener is not None:
-            listener.comes_out = _only_one(listener.comes_out, take)
+        there = self._listeners.get(module) or listener_at(module, self.owner, self._doors)
+        if there is not None:
+            self._listeners[module], listener = there, there[1]
+            listener.comes_out = take if listener.comes_out is None else _only_one(listener.comes_out, take)
         else:
             self._put(module._forward_hooks, partial(_after, self.owner, take))
 
     def awake(self, module: nn.Module) -> None:
         """See to it that what comes out of the module can be heard even if that is asked while it is running."""
-        if self._listener(module) is None:
-            self._put(module._forward_hooks, _asleep)
-
-    def _listener(self, module: nn.Module) -> Listener | None:
         there = self._listeners.get(module) or listener_at(module, self.owner, self._doors)
-        if there is None:
-            return None
-        self._listeners[module] = there
-        return there[1]
+        if there is not None:
+            self._listeners[module] = there
+        else:
+            self._put(module._forward_hooks, _asleep)
 
     def _put(self, place: dict[Any, Any], hook: object) -> None:
         there = place.get(self._key)
@@ -121,7 +119,10 @@ class Hooks:
     def remove(self) -> None:
         """Leave them all. A second time does nothing."""
         for door, listener in self._listeners.values():
-            door.leave(listener)
+            if listener in door.listeners:
+                door.listeners.remove(listener)
+            if not door.listeners:
+                door.taken_away_if_idle()
         for place in self._places:
             place.pop(self._key, None)
         self._listeners.clear()

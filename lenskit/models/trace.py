@@ -73,7 +73,9 @@ class Trace:
         self._forward.unwind()
 
     def __enter__(self) -> Trace:
-        return self.start()
+        if self._forward.ending is not None:
+            self._forward.check_open()
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -85,19 +87,19 @@ class Trace:
 
     def __del__(self) -> None:
         forward = getattr(self, "_forward", None)
-        if forward is not None and not sys.is_finalizing():
+        if forward is not None and forward.ending is None and not sys.is_finalizing():
             forward.unwind()
 
     # Looking and changing
 
     def __getitem__(self, what: SiteLike) -> Tensor:
         """The live tensor at a site, in the shapes of `lk.Site`; of one head, a view of that head."""
-        site, station = self._find(what)
+        site, station = self._known.get(what) or self._find(what)
         live = self._forward.go_to(station)
         return live if site.head is None else head_of(live, site)
 
     def __setitem__(self, what: SiteLike, value: Tensor | float) -> None:
-        site, station = self._find(what)
+        site, station = self._known.get(what) or self._find(what)
         self._forward.go_to(station)
         self._forward.put(site, value, sys._getframe(1))
 
@@ -139,17 +141,15 @@ class Trace:
 
     def _find(self, what: SiteLike) -> tuple[Site, Station]:
         """The site that is meant, and where the forward stands still for it."""
-        known = self._known.get(what)
-        if known is None:
-            site, depth = Site.parse(what), self._model.anatomy.depth
-            if site.name in LAYERED and site.layer is None:
-                raise TypeError(f"t[{site.name!r}] has several layers: say which, t[{site.name!r}, 5].")
-            if site.layer is not None and depth:  # a plain module has none, and says so
-                if not -depth <= site.layer < depth:
-                    raise SiteUnavailable(f"{site} does not exist: this model has layers 0 to {depth - 1}.")
-                site = Site(site.name, site.layer % depth, site.head)
-            known = self._known[what] = site, self._model.anatomy.order.station(Site(site.name, site.layer))
-        return known
+        site, depth = Site.parse(what), self._model.anatomy.depth
+        if site.name in LAYERED and site.layer is None:
+            raise TypeError(f"t[{site.name!r}] has several layers: say which, t[{site.name!r}, 5].")
+        if site.layer is not None and depth:  # a plain module has none, and says so
+            if not -depth <= site.layer < depth:
+                raise SiteUnavailable(f"{site} does not exist: this model has layers 0 to {depth - 1}.")
+            site = Site(site.name, site.layer % depth, site.head)
+        self._known[what] = found = site, self._model.anatomy.order.station(Site(site.name, site.layer))
+        return found
 
     def __repr__(self) -> str:
         return f"Trace({shape_of(self.tokens)}, {self._forward.state}, {self._model.name})"

@@ -275,8 +275,8 @@ class LiveFeatures:
         return [(self.site, value.view(x.shape).to(x))]
 
     def _of_dictionary(self, basis: Transcoder, held: _Held, change: Tensor, feature: int) -> list[tuple[Site, Tensor]]:
-        x = basis._checked(held.states[self.site])
-        scale = basis._normalised(x).scale if basis.restores else None
+        x = basis.checked(held.states[self.site])
+        scale = basis.normalised(x).scale if basis.restores else None
         made = []
         for write, site in enumerate(basis.writes):
             direction = basis.W_dec[write, feature]

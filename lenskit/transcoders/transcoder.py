@@ -221,7 +221,7 @@ class Transcoder(nn.Module):
 
         Raises `ValueError` where `x` has another width.
         """
-        return self._encode(self._normalised(self._checked(x)).x)
+        return self._encode(self.normalised(self.checked(x)).x)
 
     def decode(self, codes: Codes, write: int = 0) -> Tensor:
         """(..., d_out): what the active features write, and the bias: without skip, and normalised as they are.
@@ -246,9 +246,9 @@ class Transcoder(nn.Module):
 
     def written(self, x: Tensor, write: int) -> Tensor:
         """(..., d_out): what it writes to one of its sites."""
-        flat = self._checked(x)
-        given = self._normalised(flat)
-        out = self._finished(self.decode(self._encode(given.x), write), given, write).to(x.dtype)
+        flat = self.checked(x)
+        given = self.normalised(flat)
+        out = self.finished(self.decode(self._encode(given.x), write), given, write).to(x.dtype)
         return out.view(x.shape) if flat is not x and self.writes[write] == self.reads else out
 
     def _encode(self, x: Tensor) -> Codes:
@@ -289,18 +289,20 @@ class Transcoder(nn.Module):
 
     # Normalisation
 
-    def _normalised(self, x: Tensor) -> _Given:
+    def normalised(self, x: Tensor) -> Given:
+        """What is read, (..., d_in), as the encoder meets it but for `centre`, and what undoes that."""
         x = x.to(self.W_enc.dtype)
         if self.normalise == "none":
-            return _Given(x, None, None)
+            return Given(x, None, None)
         if self.normalise == "norm":
             scale = x.norm(dim=-1, keepdim=True).clamp_min(1e-8) / self.d_in**0.5
-            return _Given(x / scale, scale, None)
+            return Given(x / scale, scale, None)
         # As SAELens does it: it divides by a little more than what it multiplies with at the end.
         mean, scale = x.mean(-1, keepdim=True), x.std(-1, keepdim=True)
-        return _Given((x - mean) / (scale + 1e-5), scale, mean)
+        return Given((x - mean) / (scale + 1e-5), scale, mean)
 
-    def _finished(self, out: Tensor, given: _Given, write: int) -> Tensor:
+    def finished(self, out: Tensor, given: Given, write: int) -> Tensor:
+        """What the features write, with what goes past them, and on the scale of what is written."""
         if self.W_skip is not None:
             out = out + given.x @ self.W_skip[write].T
         if not self.restores:
@@ -311,8 +313,8 @@ class Transcoder(nn.Module):
 
     # Checks
 
-    def _checked(self, x: Tensor) -> Tensor:
-        """`x` (..., d_in), with its heads side by side where it was given as (..., head, d_head)."""
+    def checked(self, x: Tensor) -> Tensor:
+        """`x` (..., d_in), with its heads side by side where it was given with them. Raises `ValueError`."""
         headed = self.reads.name in HEADED and self.reads.head is None
         if headed and x.dim() > 1 and x.shape[-1] != self.d_in and x.shape[-2] * x.shape[-1] == self.d_in:
             return x.flatten(-2)
@@ -351,7 +353,7 @@ class Transcoder(nn.Module):
         return f"{kind}({where}, {self.n_features:,} features, {shown(self.activation)}{skip})"
 
 
-class _Given(NamedTuple):
+class Given(NamedTuple):
     """What a dictionary was given, normalised, and what undoes that."""
 
     x: Tensor

@@ -6,6 +6,7 @@
 
 from lenskit.widgets.attention_cell import AttentionCell
 from lenskit.widgets.attention_view import AttentionView
+from lenskit.widgets.circuit_graph import CircuitGraph
 from lenskit.widgets.feature_browser import FeatureBrowser
 from lenskit.widgets.feature_spec import FeaturePlace
 from lenskit.widgets.lens_rows import Selection
@@ -17,6 +18,7 @@ from lenskit.widgets.patch_grid import PatchedCell, PatchGrid
 __all__ = [
     "AttentionCell",
     "AttentionView",
+    "CircuitGraph",
     "FeatureBrowser",
     "FeaturePlace",
     "LensTable",

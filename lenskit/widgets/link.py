@@ -117,7 +117,7 @@ def link(*views: Linkable, on: str | Iterable[str] = ("layer", "pos", "head")) -
     its selection go. At first the others follow the first view that has something chosen.
 
     Args:
-        views: two or more of `LensTable`, `PatchGrid`, `AttentionView` and `FeatureBrowser`.
+        views: two or more of `LensTable`, `PatchGrid`, `AttentionView`, `FeatureBrowser` and `CircuitGraph`.
         on: which of "layer", "pos" (the query's position), "head" and "key" go together.
 
     Returns:
@@ -133,7 +133,8 @@ def link(*views: Linkable, on: str | Iterable[str] = ("layer", "pos", "head")) -
     fields = (on,) if isinstance(on, str) else tuple(on)
     for view in views:
         if not isinstance(view, Linkable):
-            raise TypeError(f"{view!r} cannot be linked: give a LensTable, PatchGrid, AttentionView or FeatureBrowser.")
+            views_there = "a LensTable, PatchGrid, AttentionView, FeatureBrowser or CircuitGraph"
+            raise TypeError(f"{view!r} cannot be linked: give {views_there}.")
     if len(views) < 2 or len(set(map(id, views))) < len(views):
         raise ValueError(f"link takes two or more different views, and this is {len(set(map(id, views)))}.")
     unknown = [field for field in fields if field not in FIELDS]

@@ -190,3 +190,20 @@ def test_markup_in_a_prompt_is_text(table: Table) -> None:
     table.prompt.fill(markup)
     table.shows(markup)
     expect(table.view.locator("img, script")).to_have_count(0)
+
+
+def test_the_last_table_shows_what_the_layers_are_about_and_can_be_switched_to_what_they_would_say(
+    lab: Lab, notebook: OpenNotebook
+) -> None:
+    last = notebook.panel.get_by_role("group", name="Lens table").last
+    last.scroll_into_view_if_needed()
+    grid = last.get_by_role("grid")
+    chosen = grid.locator("[role=gridcell][aria-selected=true]")
+    expect(chosen).to_have_accessible_name(re.compile("^layer 23, position 11: ·oven, "))
+    expect(grid.get_by_role("gridcell", name=re.compile("^layer 20, position 5: ·fridge, "))).to_have_count(1)
+
+    last.get_by_role("radio", name="logit", exact=True).check(force=True)
+    within_15_seconds(lambda: notebook.ask("about.lens is lens"), True)
+    expect(chosen).to_have_accessible_name(re.compile("^layer 23, position 11: (?!·oven, )"))
+    expect(grid.get_by_role("gridcell", name=re.compile("·fridge, "))).to_have_count(0)
+    assert lab.troubles() == []

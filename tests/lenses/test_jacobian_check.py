@@ -8,8 +8,11 @@ import torch
 from torch import Tensor
 
 import lenskit as lk
+from lenskit.data import Chunks
 from lenskit.lenses.jacobian import JacobianLens
 from lenskit.lenses.jacobian_check import Refit, check
+from lenskit.lenses.jacobian_fit.recipe import Recipe
+from lenskit.lenses.jacobian_fit.rows import PerPlace, Rows
 from tests.models.tiny import tiny, tiny_tokenizer
 
 LAYERS = 5
@@ -135,6 +138,52 @@ def test_what_two_passages_can_show_is_what_their_own_agreement_allows() -> None
     seen = float(torch.nn.functional.cosine_similarity(truth.flatten(), (first + second).flatten(), dim=0))
     assert Refit(seen, between).expected == pytest.approx(seen, abs=0.02)
     assert Refit(0.9, -0.1).passed is None
+
+
+@cache
+def wide(seed: int) -> lk.Model:
+    """A model with more dimensions than a refit has directions."""
+    return lk.Model(tiny("llama", seed, layers=LAYERS, d_model=96, vocab=300), name=f"wide {seed}")
+
+
+def test_along_a_few_directions_a_refit_is_that_of_every_row() -> None:
+    lens, chunks = JacobianLens.fit(wide(0), ids(2, 4), skip_first=8), ids()
+    first, second = (JacobianLens.fit(wide(0), chunks[at][None], skip_first=16) for at in (0, -1))
+
+    def beyond(of: JacobianLens, layer: int) -> Tensor:
+        return (of.matrix(layer).double() - torch.eye(96)).flatten()
+
+    for layer, refit in check(lens, chunks).refits.items():
+        a, b, mine = (beyond(each, layer) for each in (first, second, lens))
+        assert refit.between == pytest.approx(float(torch.cosine_similarity(a, b, 0)), abs=0.03)
+        assert refit.cosine == pytest.approx(float(torch.cosine_similarity(mine, a + b, 0)), abs=0.03)
+
+
+def test_a_few_directions_are_enough_to_doubt_another_checkpoint() -> None:
+    lens = JacobianLens.fit(wide(1), ids(2, 4), skip_first=8)
+    assert check(lens, ids()).passed
+    made = check(attached(lens, wide(0)), ids())
+    assert all(refit.passed is False for refit in made.refits.values()), made
+
+
+def test_what_a_refit_takes_along_directions_is_the_matrix_along_them() -> None:
+    chunks = Chunks(ids(3, 1), None)
+    recipe = Recipe.of(wide(0), chunks, "final", ["resid_post"], [0, 3], skip_first=8)
+    directions = torch.randn(5, 96, generator=torch.Generator().manual_seed(0))
+    found = Rows(wide(0), recipe, at_once=2).along(chunks.ids[0], directions)
+    whole = JacobianLens.fit(wide(0), chunks.ids, skip_first=8)
+    for place, rows in found.items():
+        torch.testing.assert_close(rows, directions @ whole.matrix(place.layer), rtol=0, atol=1e-5)
+
+
+def test_derivatives_that_overflow_are_no_verdict_and_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def overflowed(rows: Rows, ids: Tensor, directions: Tensor) -> PerPlace:
+        return {place: torch.full((len(directions), 32), torch.inf) for place in rows.recipe.places}
+
+    monkeypatch.setattr(Rows, "along", overflowed)
+    made = check(fitted(), ids())
+    assert made["refit of resid_post.0 on two passages"].passed is None
+    assert "n/a      refit of resid_post.0 on two passages: the model's derivatives are no numbers" in repr(made)
 
 
 def test_a_model_that_reads_no_text_needs_ids() -> None:

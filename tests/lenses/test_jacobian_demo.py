@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 import lenskit as lk
 from lenskit.lenses.jacobian import JacobianLens
@@ -36,6 +37,16 @@ def test_it_says_how_it_was_made_and_is_small(demo: lk.Model) -> None:
     assert Path(find("demo", demo.name)).stat().st_size < 10.5e6
     said = JacobianLens.inspect("demo")
     assert (said.dtype, said.model, said.target) == ("int8", demo.name, "final")
+
+
+def test_its_late_layers_agree_with_a_refit_on_two_passages(demo: lk.Model) -> None:
+    whole = JacobianLens.load(demo, "demo")
+    late = JacobianLens(demo, {layer: whole.matrix(layer) for layer in (24, 26, 28)})
+    short = torch.tensor([demo.text.ids(text)[:40] for text in lk.demo_texts()[:2]])
+    made = late.check(short)
+    assert made.passed, made
+    assert [refit.cosine > 0.8 for refit in made.refits.values()] == [True] * 3, made
+    assert all(made.kl[layer] < made.logit_kl[layer] for layer in made.kl)
 
 
 def test_it_is_refused_on_another_model() -> None:

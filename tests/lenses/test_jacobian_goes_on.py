@@ -8,6 +8,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -159,6 +160,31 @@ def test_the_changes_and_errors_are_those_of_the_means() -> None:
     assert len(history.figure().data) == 2 + 2  # pyright: ignore[reportArgumentType]
     assert len(history.to_pandas()) == 10
     assert "passage 5 of 5: changed by" in str(history)
+
+
+def test_the_curve_keeps_its_axis_while_a_fit_goes_on_and_names_the_ends() -> None:
+    seen = list[FitHistory]()
+    JacobianLens.fit(model(), passages(4), skip_first=2, on_passage=seen.append)
+    assert [(history.step, history.steps) for history in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert str(seen[0]).startswith("passage 1 of 4, ")
+    figures: list[Any] = [history.figure() for history in seen]
+    assert {(tuple(each.layout.xaxis.range), tuple(each.layout.yaxis.range)) for each in figures} == {((1, 4), (-2, 0))}
+    last = figures[-1]
+    assert [(line.name, line.line.width) for line in last.data] == [
+        *(("resid_post.0", 1), ("resid_post.1", 1)),
+        *(("mean change", 3), ("standard error", 3)),
+    ]
+    np.testing.assert_array_equal(last.data[1].x, [2, 3, 4])
+    np.testing.assert_array_equal(last.data[1].y, seen[-1].changes[1:, 1])
+
+
+def test_of_many_layers_the_curve_names_the_first_and_the_last() -> None:
+    changes = np.full((3, 29), 0.004)
+    places = tuple(f"resid_post.{layer}" for layer in range(29))
+    figure: Any = FitHistory(changes, changes, np.ones(3), places, 3, 100, 16).figure()
+    named = [line.name for line in figure.data if line.showlegend]
+    assert named == ["resid_post.0", "resid_post.28", "mean change", "standard error"]
+    assert figure.layout.yaxis.range == (-3, 0)  # what is below a hundredth is in the picture
 
 
 def test_the_error_bars_are_about_the_true_error() -> None:

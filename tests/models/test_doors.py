@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from lenskit.models.running.doors import Door, listener_at
 from lenskit.models.taps import Hooks
+from tests.models.tiny import tiny
 
 
 def times_ten(_: nn.Module, args: object, output: Tensor) -> Tensor:
@@ -140,6 +142,23 @@ def test_a_door_has_the_signature_of_the_forward_behind_it() -> None:
     hooks.on_output(linear, plus(1))
     assert inspect.signature(linear.forward) == before
     hooks.remove()
+
+
+def test_a_whole_model_of_transformers_has_a_door_like_any_module_and_looks_the_same_to_it() -> None:
+    """It asks for the signature of its own forward while it generates."""
+    model: Any = tiny("llama")
+    ids = torch.tensor([[5, 7, 9]])
+    alone, before = model.generate(ids, max_new_tokens=3, do_sample=False), inspect.signature(model.forward)
+    seen, hooks = list[Tensor](), Hooks()
+    hooks.awake(model)
+    hooks.on_output(model.model, seen.append)
+    assert isinstance(model.__dict__["forward"], Door)
+    assert inspect.signature(model.forward) == before
+    assert torch.equal(model.generate(ids, max_new_tokens=3, do_sample=False), alone)
+    assert [tuple(each.shape[:2]) for each in seen] == [(1, 3), (1, 1), (1, 1)]
+    hooks.remove()
+    assert "forward" not in model.__dict__
+    assert "forward" not in model.model.__dict__
 
 
 def test_two_takers_at_one_point_are_refused() -> None:

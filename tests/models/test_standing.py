@@ -199,3 +199,88 @@ def test_however_moods_are_entered_and_left_each_side_finds_its_own(acts: list[t
         assert mood() == before
     assert within == alone_in
     assert without == alone_out
+
+
+def test_the_next_computation_takes_over_the_greenlet_of_one_that_has_ended_and_nothing_else_of_it() -> None:
+    first = standing(lambda s: (variable.set(3), s.pause(), variable.get()))
+    theirs = first.greenlet
+    first.resume()
+    beside = standing(lambda s: s.pause("beside"))
+    assert beside.greenlet is not theirs, "one that stands still is not to be had"
+    first.resume()
+    second = standing(lambda s: (s.pause("second"), variable.get()))
+    assert second.greenlet is theirs
+    assert first.greenlet is not theirs, "it is no longer the greenlet of what is over"
+    assert second.resume() == "second"
+    first.unwind()
+    assert first.resume() is None
+    assert beside.resume() == "beside"
+    second.resume()
+    assert second.result == (None, 0)
+    beside.unwind()
+
+
+@pytest.mark.parametrize("end", ["fails", "gives up"])
+def test_a_greenlet_whose_computation_did_not_come_to_its_end_is_not_taken_over(end: str) -> None:
+    def compute(s: Standing) -> None:
+        s.pause()
+        raise KeyError("inside")
+
+    it = standing(compute)
+    theirs = it.greenlet
+    it.resume()
+    if end == "fails":
+        with pytest.raises(KeyError, match="inside"):
+            it.resume()
+    else:
+        it.unwind()
+    assert it.over
+    assert theirs.dead
+    assert standing(lambda s: None).greenlet is not theirs
+
+
+def test_nothing_of_a_computation_is_held_once_it_is_over() -> None:
+    class Thing:
+        pass
+
+    def compute(s: Standing) -> Thing:
+        thing = Thing()
+        variable.set(thing)  # type: ignore[arg-type] -- anything will do
+        watches.append(weakref.ref(thing))
+        s.pause()
+        return thing
+
+    watches = list[weakref.ref[Thing]]()
+    gc.disable()
+    try:
+        it = standing(compute)
+        it.resume()
+        it.resume()
+        assert isinstance(it.result, Thing)
+        it.result = None
+        assert watches[0]() is None
+    finally:
+        gc.enable()
+
+
+def test_each_thread_has_its_own_greenlets() -> None:
+    def work() -> None:
+        for number in range(6):
+            it = standing(lambda s, number=number: s.pause(number) * 2)
+            results.append(it.resume())
+            it.resume(number)
+            results.append(it.result)
+
+    results = list[int]()
+    work()
+    expected = results.copy()
+    for _ in range(3):
+        results.clear()
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        gc.collect()
+        assert results == expected
+    results.clear()
+    work()
+    assert results == expected == [each for number in range(6) for each in (number, number * 2)]

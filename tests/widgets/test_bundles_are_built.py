@@ -11,7 +11,10 @@ import pytest
 from tests.widgets.view import ROOT, STATIC
 
 FRONT = ROOT / "widgets"
-VIEWS = ("attention_view", "feature_browser", "lens_panel", "lens_table", "patch_grid")
+VIEWS = (
+    *("attention_view", "circuit_graph", "circuit_panel"),
+    *("feature_browser", "lens_panel", "lens_table", "patch_grid"),
+)
 NAMES = sorted(["host.js", *(f"{view}{end}" for view in VIEWS for end in (".css", ".js"))])
 
 

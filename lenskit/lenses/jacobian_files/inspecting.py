@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lenskit.lenses.jacobian_files.checked import brief
 from lenskit.lenses.jacobian_files.reading import read
 
 
@@ -17,7 +18,7 @@ class Inspection:
     Attributes:
         path: the file.
         form: which of the published forms it is.
-        layers: those with a matrix.
+        layers: those with a matrix, ascending.
         shape: of a matrix, (d_model out, d_in).
         dtype: as it is stored.
         source: what the matrices are derivatives by, such as `resid_post`.
@@ -46,13 +47,13 @@ class Inspection:
         unknown = "not said"
         lines = {
             "form": self.form,
-            "layers": ", ".join(map(str, self.layers)) or "none",
+            "layers": brief(list(self.layers)) if self.layers else "none",
             "shape": f"{self.shape} of {self.dtype}, {self.size / 1e6:.1f} MB in all",
             "source": self.source or unknown,
             "target": self.target or unknown,
             "model": self.model or unknown,
             "passages": unknown if self.passages is None else str(self.passages),
-            **{f"also {source}": ", ".join(map(str, layers)) for source, layers in self.components.items()},
+            **{f"also {source}": brief(list(layers)) for source, layers in self.components.items()},
         }
         return "\n".join([f"Jacobian lens at {self.path}", *(f"  {name:<9} {value}" for name, value in lines.items())])
 
@@ -68,14 +69,14 @@ def inspected(path: Path) -> Inspection:
     return Inspection(
         path=path,
         form=stored.form,
-        layers=tuple(stored.matrices),
+        layers=tuple(sorted(stored.matrices)),
         shape=tuple(first.shape),
         dtype=str(first.dtype).removeprefix("torch."),
         source=stored.source,
         target=target,
         model=stored.model or (stored.identity.model if stored.identity else None),
         passages=stored.about.get("fit", {}).get("passages"),
-        components={source: tuple(each) for source, each in stored.components.items()},
+        components={source: tuple(sorted(each)) for source, each in stored.components.items()},
         about=stored.about,
         size=path.stat().st_size,
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -43,6 +44,16 @@ class FitHistory:
     probes: int | None = None
 
     @property
+    def step(self) -> int:
+        """How many steps are done, of one passage for each process."""
+        return len(self.changes)
+
+    @property
+    def steps(self) -> int:
+        """How many there will be, if nothing ends it early. `lk.widgets.live_curves` asks for both."""
+        return -(-self.planned * self.step // max(1, self.passages))
+
+    @property
     def settled(self) -> float:
         """The mean change of the last ten steps over all places: what a stopping rule looks at. Infinite before."""
         return float(self.changes[-LAST:].mean()) if len(self.changes) > LAST else float("inf")
@@ -73,34 +84,22 @@ class FitHistory:
     def figure(self) -> go.Figure:
         """The convergence as a plotly figure: how much each mean still changes, and the mean standard error.
 
-        A line for each place, from dark (early layers) to light (late ones).
+        A thin line for each place, from dark (early layers) to light (late ones); the first and the last are named.
         """
         import plotly.graph_objects as go
-        from plotly.colors import sample_colorscale
 
-        steps = np.arange(1, len(self.changes))
-        shades = sample_colorscale("Viridis", np.linspace(0.1, 0.9, len(self.places)).tolist())
-        figure = go.Figure(
-            [
-                go.Scatter(
-                    x=steps + 1,
-                    y=self.changes[1:, n],
-                    name=place,
-                    line={"width": 1, "color": shades[n]},
-                    hovertemplate=f"{place}, passage %{{x}}: changed by %{{y:.2%}}<extra></extra>",
-                )
-                for n, place in enumerate(self.places)
-            ]
-        )
-        for name, values, color in (
-            ("mean change", self.changes[1:].mean(-1), "#d55e00"),
-            ("standard error", self.errors[1:].mean(-1), "#0072b2"),
-        ):
+        steps = np.arange(2, len(self.changes) + 1)
+        figure = go.Figure()
+        for name, values, width, color in self._lines():
             figure.add_scatter(
-                x=steps + 1,
+                x=steps,
                 y=values,
                 name=name,
-                line={"width": 3, "color": color},
+                line={"width": width, "color": color},
+                showlegend=width > 1 or name in (self.places[0], self.places[-1]),
+                legendrank=1 if width > 1 else 2,  # the wide ones are drawn last, to lie on top, and named first
+                mode="lines+markers" if len(steps) < 20 else "lines",
+                cliponaxis=False,
                 hovertemplate=f"{name}, passage %{{x}}: %{{y:.2%}}<extra></extra>",
             )
         figure.update_layout(
@@ -112,22 +111,47 @@ class FitHistory:
             height=360,
             margin={"l": 70, "r": 20, "t": 40, "b": 50},
             title={"text": str(self), "font": {"size": 13}},
-            xaxis={"title": "passage", "range": [1, max(2, self.planned)], "gridcolor": FAINT},
-            yaxis={"title": "change of the mean", "type": "log", "tickformat": ".1%", "gridcolor": FAINT},
+            xaxis=_axis("passage", range=[1, max(2, self.planned)], tickformat="d", dtick=_every(self.planned)),
+            yaxis=_axis("relative to the mean", range=self._decades(), type="log", tickformat=".1~%", dtick="D2"),
         )
         return figure
 
+    def _lines(self) -> list[tuple[str, np.ndarray, int, str]]:
+        """Of each line its name, its values from the second step on, its width and its colour."""
+        from plotly.colors import sample_colorscale
+
+        shades = sample_colorscale("Viridis", np.linspace(0.25, 0.75, len(self.places)).tolist())
+        return [
+            *((place, self.changes[1:, n], 1, str(shades[n])) for n, place in enumerate(self.places)),
+            ("mean change", self.changes[1:].mean(-1), 3, "#d55e00"),
+            ("standard error", self.errors[1:].mean(-1), 3, "#0072b2"),
+        ]
+
+    def _decades(self) -> list[int]:
+        """Logarithms of the ends of the axis: whole decades, so that it stays as it is from one passage to the next."""
+        seen = np.concatenate([self.changes[1:].ravel(), self.errors[1:].mean(-1)])
+        seen = seen[np.isfinite(seen) & (seen > 0)]
+        low, high = (float(seen.min()), float(seen.max())) if len(seen) else (1.0, 1.0)
+        return [min(-2, math.floor(math.log10(low))), max(0, math.ceil(math.log10(high)))]
+
     def __str__(self) -> str:
         how = "" if self.probes is None else f", approximate ({self.probes} probes)"
-        done = f"passage {self.passages} of {self.planned}{how}"
-        if len(self.changes) < 2:
-            return done
-        change, error = self.changes[-1].mean(), self.error.mean()
-        time_left = f", {_time(self.left)} left" if self.passages < self.planned else ""
-        return f"{done}: changed by {change:.1%}, standard error {error:.1%}{time_left}"
+        said = f"passage {self.passages} of {self.planned}{how}"
+        if len(self.changes) > 1:
+            said += f": changed by {self.changes[-1].mean():.1%}, standard error {self.error.mean():.1%}"
+        return said + (f", {_time(self.left)} left" if 0 < self.passages < self.planned else "")
 
     def __repr__(self) -> str:
         return f"FitHistory({self})"
+
+
+def _axis(title: str, **options: Any) -> dict[str, Any]:
+    return {"title": title, "gridcolor": FAINT, "zeroline": False, **options}
+
+
+def _every(count: int) -> int:
+    """From one tick to the next, in whole passages: some ten of them."""
+    return max(1, round(count / 10))
 
 
 def _time(seconds: float) -> str:

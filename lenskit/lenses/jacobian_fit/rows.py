@@ -39,9 +39,9 @@ class _Graph(NamedTuple):
 class Rows:
     """The derivatives of the target residual by each place, of one passage after another.
 
-    A backward plants one output dimension at all target positions of a copy. Since no earlier position depends on a
-    later one, what arrives at a source position is the sum over the targets from there on; and it arrives at the
-    places of all layers. With probes, random signs of all dimensions are planted instead.
+    A backward plants a direction at all target positions of a copy: each output dimension in turn, or with probes
+    random signs of all of them. Since no earlier position depends on a later one, what arrives at a source position is
+    the sum over the targets from there on; and it arrives at the places of all layers.
     Source: Gurnee et al. (2026), and the fit of their reference package.
 
     Args:
@@ -80,31 +80,38 @@ class Rows:
 
     def of(self, ids: Tensor, number: int) -> PerPlace:
         """The matrices of a passage (pos,) of token ids; `number` tells its probes from those of another."""
+        if self.recipe.probes is None:
+            return self.along(ids, torch.eye(d_model_of(self.model)))
+        signs = random_signs(self.recipe.probes, d_model_of(self.model), self.recipe.seed * 1_000_003 + number)
+        sums = self.along(ids, signs)
+        return {place: signs.to(rows).T @ rows / len(signs) for place, rows in sums.items()}
+
+    def along(self, ids: Tensor, directions: Tensor) -> PerPlace:
+        """`directions @ J`, (n, d_in) at each place, of a passage (pos,) of token ids, from n rows of backwards.
+
+        directions: (n, d_model) of the target residual, of which it takes the derivatives; the identity's rows give
+            the matrix itself.
+        """
         copies = self.at_once(ids)
         with _quick_attention(self.model.device):
-            return self._of(ids, number, copies)
+            return self._along(ids, directions, copies)
 
-    def _of(self, ids: Tensor, number: int, copies: int) -> PerPlace:
+    def _along(self, ids: Tensor, directions: Tensor, copies: int) -> PerPlace:
         graph = self._forward(ids, copies)
-        d_model = graph.target.shape[-1]
-        signs = self._signs(d_model, number, graph.target)
-        count = d_model if signs is None else len(signs)
+        directions, count = directions.to(graph.target), len(directions)
         found = list[Tensor]()
         for begin in range(0, count, copies):
             rows = slice(begin, min(begin + copies, count))
-            planted = self._planted(graph.target, rows, signs)
+            planted = self._planted(graph.target, directions[rows])
             # Only these paths are followed: no gradient of a parameter is computed, and the rest of the graph is kept.
             grads = torch.autograd.grad(graph.target, graph.seen, planted, retain_graph=rows.stop < count)
             means = [
                 self._mean(g, spot, copies)[: rows.stop - begin] for g, spot in zip(grads, self.spots, strict=True)
             ]
             if not found:
-                found = [mean.new_zeros(d_model, mean.shape[1]) for mean in means]
+                found = [mean.new_zeros(count, mean.shape[1]) for mean in means]
             for matrix, mean in zip(found, means, strict=True):
-                if signs is None:
-                    matrix[rows] = mean
-                else:
-                    matrix.addmm_(signs[rows].to(mean).T, mean, alpha=1 / count)
+                matrix[rows] = mean
         return dict(zip(self.recipe.places, found, strict=True))
 
     def at_once(self, ids: Tensor) -> int:
@@ -182,14 +189,10 @@ class Rows:
         """The positions that are sources and targets, among those that run."""
         return slice(self.recipe.skip_first - self._skipped, None)
 
-    def _planted(self, target: Tensor, rows: slice, signs: Tensor | None) -> Tensor:
-        """What is planted at the target (copy, pos, d_model): a row's own dimension, or its signs."""
+    def _planted(self, target: Tensor, directions: Tensor) -> Tensor:
+        """What is planted at the target (copy, pos, d_model): a direction at every position of a copy of its own."""
         planted = torch.zeros_like(target)
-        for copy, row in enumerate(range(rows.start, rows.stop)):
-            if signs is None:
-                planted[copy, self._positions, row] = 1
-            else:
-                planted[copy, self._positions] = signs[row]
+        planted[: len(directions), self._positions] = directions[:, None]
         return planted
 
     def _mean(self, grad: Tensor, spot: Spot, copies: int) -> Tensor:
@@ -199,13 +202,13 @@ class Rows:
         kind = torch.float64 if grad.dtype == torch.float64 else torch.float32
         return at_site.sum(1, dtype=kind).div_(at_site.shape[1] * spot.factor)
 
-    def _signs(self, d_model: int, number: int, like: Tensor) -> Tensor | None:
-        """(probe, d_model) random signs of a passage, or None for the exact fit."""
-        if self.recipe.probes is None:
-            return None
-        drawn = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + number)
-        signs = torch.randint(2, (self.recipe.probes, d_model), generator=drawn) * 2 - 1
-        return signs.to(like.device, like.dtype)
+
+def random_signs(count: int, d_model: int, seed: int) -> Tensor:
+    """(count, d_model) of 1 and -1, for which (s A) . (s B) is on average the sum of A * B over all entries.
+
+    Source: Hutchinson's estimator.
+    """
+    return torch.randint(2, (count, d_model), generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
 def _seeing(seen: dict[int, Tensor], number: int, spot: Spot) -> Taker:
@@ -224,6 +227,6 @@ def _seeing(seen: dict[int, Tensor], number: int, spot: Spot) -> Taker:
 
 
 def _quick_attention(device: torch.device) -> AbstractContextManager[object]:
-    """Where products of float32 are made in bfloat16 on a CPU, the written-out attention has the quicker backward."""
+    """Where a CPU may make products of float32 in bfloat16, the written-out attention has the quicker backward."""
     quick = device.type == "cpu" and torch.get_float32_matmul_precision() != "highest"
     return sdpa_kernel(SDPBackend.MATH) if quick else nullcontext()

@@ -17,10 +17,13 @@ from torch import Tensor, nn
 
 def entrance(model: nn.Module, first: nn.Module | None) -> torch.device:
     """The device on which the model takes its input; `first` is the module that reads it, where that is known."""
-    weight = _weight(model if first is None else first)
+    module = model if first is None else first
+    weight = module._parameters.get("weight")  # where it nearly always is: this is asked in every run
+    if weight is None:
+        weight = next(module.parameters(), None)
     if weight is None:
         weight = next(chain(model.parameters(), model.buffers()), None)
-    if weight is None or weight.device.type != "meta":
+    if weight is None or not weight.is_meta:
         return torch.device("cpu") if weight is None else weight.device
     # Where the weight is brought to when it is needed; accelerate moves what goes in to there, too.
     for module in (*(() if first is None else first.modules()), *model.modules()):
@@ -32,15 +35,13 @@ def entrance(model: nn.Module, first: nn.Module | None) -> torch.device:
 
 def dtype_of(model: nn.Module, first: nn.Module | None) -> torch.dtype:
     """The dtype of the module that reads what goes in; of a quantised one, that of the first weight that is not."""
-    weight = _weight(model if first is None else first)
+    module = model if first is None else first
+    weight = module._parameters.get("weight")
+    if weight is None:
+        weight = next(module.parameters(), None)
     if weight is None or not weight.is_floating_point():
         weight = next((each for each in model.parameters() if each.is_floating_point()), None)
     return torch.get_default_dtype() if weight is None else weight.dtype
-
-
-def _weight(module: nn.Module) -> Tensor | None:
-    weight = module._parameters.get("weight")  # where it nearly always is: this is asked in every run
-    return next(module.parameters(), None) if weight is None else weight
 
 
 def is_offloaded(model: nn.Module) -> bool:

@@ -69,12 +69,13 @@ def eager(modules: Iterable[nn.Module], wrapped: bool | None = None) -> Abstract
     modules = tuple(modules)
     if wrapped is None:
         wrapped = any(map(is_compiled, modules))
-    if wrapped or any(map(_COMPILED_IN_PLACE, modules)):
+    if wrapped or any(map(COMPILED_IN_PLACE, modules)):
         return torch.compiler.set_stance("force_eager")
     return _AS_IT_IS
 
 
-_COMPILED_IN_PLACE = attrgetter("_compiled_call_impl")
+COMPILED_IN_PLACE = attrgetter("_compiled_call_impl")
+"""Of a module, what `module.compile()` has put in the place of its call, or None."""
 _AS_IT_IS = nullcontext()
 
 

@@ -32,24 +32,28 @@ class Act:
     def __init__(self, edit: Edit, plan: Plan, stays: bool = False) -> None:
         self.edit, self.plan, self.stays = edit, plan, stays
         self.sites = edited_sites(edit, plan.anatomy)
-        self.reached = set[Site]()
+        self.reached: set[Site] = set()
         self.source = edit.of(self.sites) if isinstance(edit, Patch) else None
-        self._read = dict[int | None, tuple[Moment, Tensor]]()
+        self._read: dict[int | None, tuple[Moment, Tensor]] = {}
         self._chosen: tuple[Moment, int | None, torch.device, Places | None] | None = None
         self._check_beforehand()
+        reads = edit.reads
         for site in self.sites:
-            if edit.reads is not None:
-                source = plan.anatomy.spot(Site(edit.reads, site.layer))
+            if reads is not None:
+                source = plan.anatomy.spot(Site(reads, site.layer))
                 plan.add(source.point, source.taking(self._reading(site.layer), plan.moment.rows))
             (spot,) = plan.anatomy.spots(site.name, () if site.layer is None else (site.layer,))
-            plan.add_at(site.name, spot.point, spot.taking(self._at(site, spot), plan.moment.rows))
+            take = self._at(site, spot)
+            if not spot.plain or spot.shared:
+                take = spot.taking(take, plan.moment.rows)
+            plan.add_at(site.name, spot.point, take)
 
     def _check_beforehand(self) -> None:
         """Raise for steps, rows and positions that cannot exist, before anything runs."""
         edit, moment = self.edit, self.plan.moment
         if self.plan.generating:
             return
-        if not contains(edit.steps, 0):
+        if edit.steps is not None and not contains(edit.steps, 0):
             raise NothingEdited(f"{edit!r}: a run has step 0 only. Steps are for generate and trace(generate=n).")
         if self.plan.anatomy.is_language_model and self._choose(None, _CPU) is None:
             length = max(map(len, moment.texts))
@@ -115,16 +119,17 @@ class Act:
         if edit.heads is not None or axes.pos != 1 or not same_places(edit, source, plan.moment):
             return take
         there = source.layers[site.layer]
-        chosen = self._choose(None, there.device)
+        chosen = None if self._chosen is None else self._chosen[3]  # as it was checked beforehand
         if not isinstance(chosen, Box):
             return take
         index = chosen.index(axes)
+        part, shape = there[index], there.shape
 
         def patch(tensor: Tensor) -> Tensor | None:
-            if tensor.shape != there.shape:
+            if tensor.shape != shape:
                 return take(tensor)
             new = tensor.clone()
-            new[index] = there[index].to(tensor.device, tensor.dtype)
+            new[index] = part
             self.reached.add(site)
             return new
 
@@ -217,7 +222,9 @@ def edited_sites(edit: Edit, anatomy: Anatomy) -> list[Site]:
 
     Raises `NothingEdited` for layers and heads that do not exist, `SiteUnavailable` for a site that does not.
     """
-    name = edit.writes
+    name, layers = edit.writes, edit.layers
+    if type(layers) is int and edit.heads is None and 0 <= layers < anatomy.depth and name in LAYERED:
+        return [Site(name, layers)]  # as nearly always
     if edit.heads is not None and axes_of(name).head is None:
         raise NothingEdited(f"{edit!r}: {name!r} has no heads to choose from.")
     if name not in LAYERED:

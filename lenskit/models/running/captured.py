@@ -51,6 +51,11 @@ class Captured(Kept):
     def tensor(self, row: int) -> Tensor:
         return self._live[row]
 
+    def _row(self, row: int) -> Tensor:
+        if row not in self._live:
+            raise self._not_reached(row)
+        return self._live[row]
+
     def settled(self) -> Kept:
         """What is kept of it: copies that are part of no graph."""
         return self._stored(

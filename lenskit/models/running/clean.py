@@ -13,6 +13,7 @@ from lenskit.models.running.kept import Keeping, Kept
 from lenskit.models.running.places import Moment
 from lenskit.models.running.plan import Plan, Stopped
 from lenskit.models.running.standing import Standing
+from lenskit.models.running.starting import starting
 from lenskit.models.sites import Site, axes_of
 from lenskit.models.taps import tapped
 
@@ -34,12 +35,6 @@ class Clean:
         self._moment: Moment | None = None
         self._kept: dict[str, Kept] = {}
 
-    @classmethod
-    def of(cls, model: Model, batch: Batch, plan: Plan) -> Clean | None:
-        """What the edits of a plan will look back at; None where none of them does."""
-        sites = plan.recalled
-        return cls(model, batch, sites) if sites else None
-
     def read(self, ids: Tensor, before: int) -> None:
         """While generating: the tokens (batch, pos) that a step reads, and how many columns earlier steps have read."""
         self.tokens = ids if before == 0 else torch.cat([self.tokens[:, :before], ids], 1)
@@ -56,17 +51,11 @@ class Clean:
     def _run(self, moment: Moment) -> dict[str, Kept]:
         anatomy, batch = self.model.anatomy, Batch(self.tokens, moment.mask)
         plan = Plan(anatomy, Moment(moment.mask, moment.rows, 0, moment.before + moment.length))
-        starting = nullcontext() if self.begun is None else self.model._starting(plan, batch, *self.begun)
-        with starting, torch.no_grad():
+        begun = nullcontext() if self.begun is None else starting(self.model, plan, batch, *self.begun)
+        with begun, torch.no_grad():
             stores = plan.keep(self.sites, Keeping())
             if len({site.name for site in self.sites}) == 1 and self.sites[-1].layer is not None:
                 plan.stop(max(self.sites, key=lambda site: site.layer or 0))
             with tapped(plan.takers, anatomy.doors), suppress(Stopped):
                 self.model.call(batch)
         return stores
-
-
-def looking_back(plan: Plan, model: Model, batch: Batch) -> Plan:
-    """The plan of a forward of this batch, given what its edits will look back at."""
-    plan.clean = Clean.of(model, batch, plan)
-    return plan

@@ -6,14 +6,13 @@ of a hundred modules, what `register_forward_hook` makes torch do for each call 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 from greenlet import getcurrent
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from lenskit.models.running.layout import laid_out
 
@@ -41,10 +40,9 @@ class Listener:
 
     __slots__ = ("comes_out", "goes_in", "owner")
 
-    def __init__(self, owner: object) -> None:
-        self.owner = owner
-        self.goes_in: Taker | None = None
-        self.comes_out: Taker | None = None
+    owner: object
+    goes_in: Taker | None
+    comes_out: Taker | None
 
 
 class Door:
@@ -71,35 +69,32 @@ class Door:
         return self.own
 
     @classmethod
-    def of(cls, module: nn.Module, kept: dict[nn.Module, Door] | None = None) -> Door:
-        """The door that stands before a module, or a new one; of those `kept` from last time, if it is there."""
+    def of(cls, module: nn.Module) -> Door:
+        """The door that stands before a module, or a new one."""
         there = module.__dict__.get("forward")
         if isinstance(there, cls):
             return there
-        if there is not None or kept is None:
-            door = cls(module)
-        elif (door := kept.get(module)) is None or getattr(door.own, "__func__", None) is not type(module).forward:
-            door = kept[module] = cls(module)
-        module.__dict__["forward"] = door
+        module.__dict__["forward"] = door = cls(module)
         return door
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         here = getcurrent()
         for each in [*self.listeners]:  # a copy: some may go while the forward stands still at one
             if each.goes_in is not None and each.owner is here:
-                args, kwargs = going_in(self.module, each.goes_in, args, kwargs) or (args, kwargs)
+                if args and isinstance(args[0], Tensor):  # nearly always
+                    if (new := each.goes_in(args[0])) is not None:
+                        args = (laid_out(args[0], new), *args[1:])
+                else:
+                    args, kwargs = going_in(self.module, each.goes_in, args, kwargs) or (args, kwargs)
         output = self.own(*args, **kwargs) if self.within is None else self.within(*args, **kwargs)
         for each in [*self.listeners]:
             if each.comes_out is not None and each.owner is here:
-                new = coming_out(self.module, each.comes_out, output)
-                output = output if new is None else new
+                if isinstance(output, Tensor):
+                    if (new := each.comes_out(output)) is not None:
+                        output = laid_out(output, new)
+                elif (changed := coming_out(self.module, each.comes_out, output)) is not None:
+                    output = changed
         return output
-
-    def leave(self, listener: Listener) -> None:
-        """Stop listening. A second time does nothing."""
-        if listener in self.listeners:
-            self.listeners.remove(listener)
-            self.taken_away_if_idle()
 
     def taken_away_if_idle(self) -> None:
         """Give the module its own forward back, if nobody is at the door any more."""
@@ -115,20 +110,21 @@ def listener_at(
 ) -> tuple[Door, Listener] | None:
     """A new listener at the module's door; None where hooks of somebody else's make it matter who is told when.
 
-    What a person's own hooks change on the way in comes before `forward`, and on the way out after it.
+    What a person's own hooks change on the way in comes before `forward`, and on the way out after it. A door of those
+    `kept` from last time is put there again.
     """
-    # transformers looks at the signature of a whole model's forward.
-    if isinstance(module, PreTrainedModel) or _has_hooks(module):
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
         return None
-    door, listener = Door.of(module, kept), Listener(owner)
+    if kept is None or "forward" in module.__dict__:
+        door = Door.of(module)
+    else:
+        if (door := kept.get(module)) is None or getattr(door.own, "__func__", None) is not type(module).forward:
+            door = kept[module] = Door(module)
+        module.__dict__["forward"] = door
+    listener = Listener()
+    listener.owner, listener.goes_in, listener.comes_out = owner, None, None  # an __init__ would take twice as long
     door.listeners.append(listener)
     return door, listener
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    )
 
 
 def going_in(
@@ -159,16 +155,18 @@ def _there(module: nn.Module, tensor: Tensor | None) -> Tensor:
 
 def first_tensor(value: object) -> Tensor | None:
     """The hidden state in what a module was given or gave: the value itself, or the first tensor in it."""
-    if isinstance(value, (tuple, list)):
-        for part in value:
-            if isinstance(part, Tensor):
-                return part
-        return None
     if isinstance(value, Tensor):
         return value
-    if isinstance(value, Mapping):
-        return first_tensor(list(value.values()))
-    return first_tensor(_fields(value)) if is_dataclass(value) else None
+    if isinstance(value, (dict, Mapping)):  # a `dict` nearly always, which is quicker to tell
+        parts: Iterable[object] = value.values()
+    elif isinstance(value, (tuple, list)):
+        parts = value
+    else:
+        parts = _fields(value) if is_dataclass(value) else ()
+    for part in parts:
+        if isinstance(part, Tensor):
+            return part
+    return None
 
 
 def _fields(value: Any) -> list[Any]:

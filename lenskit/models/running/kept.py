@@ -196,12 +196,17 @@ class Kept:
         layer = site.layer % self.depth if -self.depth <= site.layer < self.depth else site.layer
         if layer not in self.layers:
             raise KeyError(f"{str(site)!r} was not kept: {self.name!r} was kept in layers {self.layers}.")
-        return head_of(self._row(self.layers.index(layer)), site)
+        row = self._row(self.layers.index(layer))
+        return row if site.head is None else head_of(row, site)
 
     def _row(self, row: int) -> Tensor:
-        if not self.reached(row):
-            raise KeyError(f"{str(self._site(row))!r} was not reached in this run.")
-        return self.tensor(row)
+        sheets, at = self._sheets, row + self._first
+        if not sheets.seen[at]:
+            raise self._not_reached(row)
+        return sheets.rows[at]
+
+    def _not_reached(self, row: int) -> KeyError:
+        return KeyError(f"{str(self._site(row))!r} was not reached in this run.")
 
     def _site(self, row: int) -> Site:
         return Site(self.name, self.layers[row] if self.layers else None)

@@ -102,7 +102,8 @@ class Passage:
         """Run up to a site, and give the live tensor there. Raises `SitePassed`, and what the forward raises."""
         site = station.site
         if self.here is not site:
-            self.check_open()
+            if self.ending is not None:
+                self.check_open()
             if self.step < 0:
                 self.next_step()
             step, times = self.step, station.times
@@ -249,7 +250,9 @@ class Passage:
         else:
             seen = self._read(station, tensor).clone()
         self.here, self.live = station.site, seen
-        self._standing.pause()
+        outside = self._standing.greenlet.parent
+        assert outside is not None
+        outside.switch()  # `pause`, without a call of its own: this is what looking consists of
         live, self.live, self.here = self.live, None, None
         assert live is not None
         if live is tensor:

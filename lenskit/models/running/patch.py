@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, astuple, dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from lenskit.models.edits import At, Edit, equal
+from lenskit.models.run import Run
 from lenskit.models.running.places import Choice, Moment, Places, columns_of, places
 from lenskit.models.running.which import Which, as_which
 from lenskit.models.sites import Axes, Site, axes_of
-
-if TYPE_CHECKING:
-    from lenskit.models.run import Run
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +68,13 @@ class Patch(Edit):
 
     def of(self, sites: Sequence[Site]) -> Source:
         """The source's activations at these sites of one name. Raises where it has not all of them."""
+        if isinstance(self.source, Run):
+            store = self.source.kept.get(sites[0].name)
+            if store is None:
+                return Source({site.layer: self.source[site] for site in sites})
+            if len(sites) == 1:
+                return Source({sites[0].layer: store.read(sites[0])}, store.moment, store.how.pos)
+            return Source({site.layer: store.read(site) for site in sites}, store.moment, store.how.pos)
         layers = [site.layer for site in sites]
         if isinstance(self.source, Tensor):
             if len(layers) > 1:
@@ -79,15 +83,10 @@ class Patch(Edit):
                     "with layers=, or give a run or a mapping from layers to tensors."
                 )
             return Source({layers[0]: self.source})
-        if isinstance(self.source, Source | Mapping):
-            made = self.source if isinstance(self.source, Source) else Source(self.source)
-            if missing := [layer for layer in layers if layer not in made.layers]:
-                raise ValueError(f"{self!r}: the source has nothing for layer {missing[0]}: say which with layers=.")
-            return made
-        store = self.source.kept.get(sites[0].name)
-        if store is None:
-            return Source({site.layer: self.source[site] for site in sites})
-        return Source({site.layer: store.read(site) for site in sites}, store.moment, store.how.pos)
+        made = self.source if isinstance(self.source, Source) else Source(self.source)
+        if missing := [layer for layer in layers if layer not in made.layers]:
+            raise ValueError(f"{self!r}: the source has nothing for layer {missing[0]}: say which with layers=.")
+        return made
 
 
 def taken(edit: Patch, source: Source, site: Site, chosen: Places, part: Tensor, here: Moment) -> Tensor:

@@ -41,6 +41,12 @@ class Moment:
         return [[column for column, real in enumerate(row) if real] for row in self.mask.tolist()]
 
 
+@lru_cache(maxsize=256)
+def whole_prompt(rows: int, length: int) -> Moment:
+    """The moment of a forward that reads prompts of one length from their beginning."""
+    return Moment(None, rows, 0, length)
+
+
 class Choice(NamedTuple):
     """What is chosen, as a person says it."""
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 _STREAM = ("resid_pre", "resid_post")
+_NO_MODULES = frozenset[nn.Module]()
 
 
 class Stopped(BaseException):
@@ -48,25 +49,28 @@ class Plan:
         self.edits = tuple(edits)
         self._takes: dict[Point, list[Taker]] = {}
         self._stores: list[tuple[Kept, frozenset[int]]] = []
-        if passing := [edit for n, edit in enumerate(edits) if edit.elsewhere and n >= staying]:
-            raise TypeError(f"{passing[0]!r} is no edit for a run: see what makes it.")
-        self._acts = [Act(edit, self, n < staying) for n, edit in enumerate(edits) if not edit.elsewhere]
         self.clean: Clean | None = None
-        self._left_out = frozenset[nn.Module]()
+        self._left_out: frozenset[nn.Module] = _NO_MODULES
         self._begun_at: int | None = None
         self._stop: Site | None = None
         self._stopped = self._taking = False
-
-    @property
-    def recalled(self) -> list[Site]:
+        self._acts: list[Act] = []
+        self.recalled: list[Site] = []
         """The sites of which an edit has to see what they hold without any edit."""
-        return list(dict.fromkeys(site for act in self._acts if act.edit.recalls for site in act.sites))
+        for n, edit in enumerate(self.edits):
+            if not edit.elsewhere:
+                self._acts.append(act := Act(edit, self, n < staying))
+                if edit.recalls:
+                    self.recalled += [site for site in act.sites if site not in self.recalled]
+            elif n >= staying:
+                raise TypeError(f"{edit!r} is no edit for a run: see what makes it.")
 
     # What is kept
 
     def keep(self, keep: SiteLike | Iterable[SiteLike], how: Keeping) -> dict[str, Kept]:
         """Stores for what is to be kept, which the forward will fill."""
-        depth, stores = self.anatomy.depth, dict[str, Kept]()
+        stores: dict[str, Kept] = {}
+        depth = self.anatomy.depth
         asked = _asked(_key(keep), depth)
         if not asked:
             return stores
@@ -199,9 +203,12 @@ class Plan:
     @property
     def takers(self) -> dict[Point, Taker]:
         """What `tapped` is given."""
-        takers = {point: takes[0] if len(takes) == 1 else in_order(takes) for point, takes in self._takes.items()}
-        if any(isinstance(edit, Call | Splice) for edit in self.edits):
-            return {point: self._once_at_a_time(take) for point, take in takers.items()}
+        takers: dict[Point, Taker] = {}
+        for point, takes in self._takes.items():
+            takers[point] = takes[0] if len(takes) == 1 else in_order(takes)
+        for edit in self.edits:
+            if isinstance(edit, (Call, Splice)):
+                return {point: self._once_at_a_time(take) for point, take in takers.items()}
         return takers
 
     def _once_at_a_time(self, take: Taker) -> Taker:
@@ -219,10 +226,15 @@ class Plan:
         return alone
 
     def finished(self) -> None:
-        """Raise `NothingEdited` for an edit that never acted, `ValueError` for what was to be kept and never came."""
+        """Raise `NothingEdited` for an edit that never acted, `ValueError` for what was to be kept and never came.
+
+        The plan is used up then, and nothing in it leads back to it: it goes at once, with what it holds.
+        """
         cut = self._stop is not None or self._begun_at is not None
         for act in self._acts:
-            act.finished(cut)
+            if len(act.reached) < len(act.sites):
+                act.finished(cut)
+        self._acts, self._takes = [], {}
         if self._stop is not None and not self._stopped:
             raise ValueError(f"stop_at={self._stop}: the forward never came by there.")
         for store, named in self._stores:

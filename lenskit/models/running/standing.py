@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import contextvars
 from collections.abc import Callable
-from threading import get_ident
+from operator import call
+from threading import get_ident, local
 from typing import Any, NamedTuple
 
 import torch
@@ -87,26 +88,38 @@ class _Rare(NamedTuple):
         _compiling._stance = self.stance
 
 
-def _rare() -> _Rare | None:
-    """What is seldom anything, taken off; None where there is nothing."""
-    if (
-        _is_any_autocast_enabled()
-        or _len_torch_function_stack()
-        or _len_torch_dispatch_stack()
-        or not is_autocast_cache_enabled()
-        or _compiling._stance is not _STANCE
-    ):
-        return _Rare.taken_off()
-    return None
-
-
 _DEVICES = ("cpu", *([torch.accelerator.current_accelerator().type] if torch.accelerator.is_available() else []))  # type: ignore[union-attr]
 _NO_CASTS = [_Autocast(device, False, torch.get_autocast_dtype(device)) for device in _DEVICES]
+_SIGNS = (_is_any_autocast_enabled, _len_torch_function_stack, _len_torch_dispatch_stack)
+"""What tells of it, beside autocast's cache and the stance: asked twice at every switch, and so not in a function."""
 _STANCE = _compiling.DynamoStance()
 if _compiling._stance == _STANCE:
     _STANCE = _compiling._stance
 _given_up: dict[int, list[Standing]] = {}
 """By thread: what another thread has given up (the garbage collector runs where it likes), to be unwound in its own."""
+
+
+class _Idle(local):
+    """A thread's greenlets that have come to the end of a computation and wait for another.
+
+    A new one costs what five switches cost: its stack is memory that the system has to give, and to take back.
+    """
+
+    def __init__(self) -> None:
+        self.greenlets: list[greenlet] = []
+
+
+_idle, _MOST = _Idle(), 4
+_ENDED = greenlet()
+"""In the place of the greenlet of what is over, which may be another's by then."""
+
+
+def _work(standing: Standing | None) -> None:
+    """What every greenlet does: one computation after another. One that fails or gives up ends it."""
+    while standing is not None:
+        standing._run()
+        standing = None  # so that nothing holds it any more
+        standing = getcurrent().parent.switch(None)  # pyright: ignore[reportOptionalMemberAccess] -- it has been resumed
 
 
 class Standing:
@@ -123,27 +136,54 @@ class Standing:
 
     def __init__(self, compute: Callable[[], Any]) -> None:
         self.result: Any = None
-        self.greenlet = greenlet(self._run)
+        self.over = False
+        """Whether it has ended, in whatever way."""
+        self._begun = False
+        self.greenlet = _idle.greenlets.pop() if _idle.greenlets else greenlet(_work)
         # Otherwise the computation would not see the context variables of whoever started it.
         self.greenlet.gr_context = contextvars.copy_context()
         self._compute, self.thread = compute, get_ident()
-        self._grad, self._inference, self._rare = is_grad_enabled(), is_inference_mode_enabled(), _rare()
-        if self._rare is not None:
+        self._grad, self._inference = is_grad_enabled(), is_inference_mode_enabled()
+        self._rare: _Rare | None = None
+        if any(map(call, _SIGNS)) or not is_autocast_cache_enabled() or _compiling._stance is not _STANCE:
+            self._rare = _Rare.taken_off()
             self._rare.put_on()
 
-    @property
-    def over(self) -> bool:
-        """Whether it has ended, in whatever way."""
-        return self.greenlet.dead
-
-    def resume(self, value: object = None) -> Any:
+    def resume(self, value: object = None, *, give_up: bool = False) -> Any:
         """Run until the next pause, or to the end: then `over` is true, and the value is in `result`.
+
+        give_up: raise GreenletExit where it stands, as `unwind` does.
 
         Raises `RuntimeError` in another thread than the one that made it.
         """
         if get_ident() != self.thread:
             raise _another_thread()
-        return self._switch(self.greenlet.switch, value)
+        if _given_up:
+            _unwind_given_up()
+        if self.over:
+            return None
+        inside = self.greenlet
+        inside.parent = getcurrent()
+        outside, rare = None, self._rare
+        if rare or any(map(call, _SIGNS)) or not is_autocast_cache_enabled() or _compiling._stance is not _STANCE:
+            outside = _Rare.taken_off()
+        # The guard puts back at its end what it found of gradients, inference mode and the keys of dispatch.
+        guard = _InferenceMode(self._inference)
+        try:
+            _set_grad_enabled(self._grad)
+            if rare is not None:
+                rare.put_on()
+            return inside.throw() if give_up else inside.switch(value if self._begun else self)
+        finally:
+            self._rare = None
+            if any(map(call, _SIGNS)) or not is_autocast_cache_enabled() or _compiling._stance is not _STANCE:
+                self._rare = _Rare.taken_off()
+            self._grad, self._inference = is_grad_enabled(), is_inference_mode_enabled()
+            del guard
+            if outside is not None:
+                outside.put_on()
+            if inside.dead or self.over:
+                self._ended(inside)
 
     def pause(self, value: object = None) -> Any:
         """Stand still, inside the computation, and give the value to whoever resumed it."""
@@ -154,10 +194,12 @@ class Standing:
 
         In another thread this is put off until its own thread switches again.
         """
-        if not self.greenlet:
+        if self.over:
+            return
+        if not self._begun:
             self._compute = _nothing
         elif get_ident() == self.thread:
-            self._switch(self.greenlet.throw)
+            self.resume(give_up=True)
         else:
             _given_up.setdefault(self.thread, []).append(self)
 
@@ -166,28 +208,16 @@ class Standing:
         if get_ident() != self.thread:
             raise _another_thread()
 
-    def _run(self, _: object = None) -> None:
-        compute, self._compute = self._compute, _nothing
+    def _run(self) -> None:
+        compute, self._compute, self._begun = self._compute, _nothing, True
         self.result = compute()
+        self.over = True
 
-    def _switch(self, switch: Callable[..., Any], *given: object) -> Any:
-        if _given_up:
-            _unwind_given_up()
-        self.greenlet.parent = getcurrent()
-        outside = _rare() if self._rare is None else _Rare.taken_off()
-        # The guard puts back at its end what it found of gradients, inference mode and the keys of dispatch.
-        guard = _InferenceMode(self._inference)
-        try:
-            _set_grad_enabled(self._grad)
-            if self._rare is not None:
-                self._rare.put_on()
-            return switch(*given)
-        finally:
-            self._rare = _rare()
-            self._grad, self._inference = is_grad_enabled(), is_inference_mode_enabled()
-            del guard
-            if outside is not None:
-                outside.put_on()
+    def _ended(self, inside: greenlet) -> None:
+        self.over, self.greenlet = True, _ENDED
+        if not inside.dead and len(_idle.greenlets) < _MOST:
+            inside.gr_context = None
+            _idle.greenlets.append(inside)
 
 
 def _another_thread() -> RuntimeError:

@@ -63,6 +63,12 @@ class Norm:
         """`x` (..., d_model) before gain and bias, in float32 at least."""
         return self._centred(wide(x)) / self.scale(x)
 
+    def held(self, x: Tensor, scale: Tensor) -> Tensor:
+        """What the norm gives for `x` (..., d_model) if it divides by `scale` (..., 1) whatever `x` is."""
+        made = self._centred(wide(x)) / scale
+        made = made if self.gain is None else made * self.gain
+        return made if self.bias is None else made + self.bias
+
     def _centred(self, x: Tensor) -> Tensor:
         return x - x.mean(-1, keepdim=True) if self.centres else x
 

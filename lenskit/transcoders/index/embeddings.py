@@ -85,7 +85,7 @@ def _reader(model: Model, basis: Basis) -> Callable[[Tensor], Tensor]:
 
 
 def _pre_activations(transcoder: Transcoder, x: Tensor) -> Tensor:
-    x = transcoder._normalised(x.to(transcoder.W_enc.device)).x
+    x = transcoder.normalised(x.to(transcoder.W_enc.device)).x
     x = x if transcoder.centre is None else x - transcoder.centre
     return torch.addmm(transcoder.b_enc[:, None], transcoder.W_enc, x.T)
 
@@ -112,10 +112,11 @@ def _inside(model: Model, site: Site) -> Callable[[Tensor], Tensor]:
 def read_directions(model: Model, basis: Basis) -> Tensor:
     """(feature, d_model): the direction of the residual stream that each feature reads, the norm's gain inside.
 
+    Before a LayerNorm it has mean 0, since the mean of the stream is taken off.
     Of a gated MLP's neurons it is that of their gate. Raises `SiteUnavailable` as `de_embeddings` does.
     """
     site = reads(basis)
-    gain = norm_before(model, site).gain
+    norm = norm_before(model, site)
     if isinstance(basis, Transcoder) and site.name not in _INSIDE_MLP:
         rows = basis.W_enc.float().cpu()
     elif isinstance(basis, Neurons):
@@ -124,7 +125,8 @@ def read_directions(model: Model, basis: Basis) -> Tensor:
         rows = -rows if basis.negative else rows
     else:
         raise SiteUnavailable(f"a dictionary of {site} reads neurons, and no directions of the residual stream.")
-    return rows if gain is None else rows * gain.to(rows)
+    rows = rows if norm.gain is None else rows * norm.gain.to(rows)
+    return rows - rows.mean(-1, keepdim=True) if norm.centres else rows
 
 
 def _columns(model: Model, site: Site) -> Tensor:
@@ -138,7 +140,8 @@ def _columns(model: Model, site: Site) -> Tensor:
 
 def heads_before(model: Model, site: Site) -> list[int]:
     """The layers whose attention writes what a site reads."""
-    same = site.name in ("mlp_in", "resid_mid", "resid_post", *_INSIDE_MLP)
+    serial = site.layer in model.anatomy.layers_of("resid_mid")  # else attention and MLP run in parallel
+    same = site.name in ("resid_mid", "resid_post") or (serial and site.name in ("mlp_in", *_INSIDE_MLP))
     return [] if site.layer is None else list(range(site.layer + same))
 
 
@@ -190,8 +193,18 @@ def best_through(
 
 
 def _value_and_output(model: Model, layer: int, gain: bool = True) -> tuple[Tensor, Tensor]:
-    """(head, d_model, d_head) and (head, d_head, d_model), by query head; the gain of the norm before inside."""
+    """(head, d_model, d_head) and (head, d_head, d_model), by query head; the gain of the norm before inside.
+
+    The gain of a norm behind (Gemma's) is inside too, and what LayerNorms take off is off.
+    """
     W_V = model.weights.by_query_head("W_V")[layer].float().cpu()
-    norm = model.weights.norm("attn_in", layer).gain if gain else None
     W_O = model.weights.W_O[layer].float().cpu()
-    return (W_V if norm is None else W_V * norm.cpu()[:, None]), W_O
+    before, writer = model.weights.norm("attn_in", layer), model.weights.found.parts.writer("W_O", layer)
+    if gain and before.gain is not None:
+        W_V = W_V * before.gain.cpu()[:, None]
+    if gain and before.centres:
+        W_V = W_V - W_V.mean(1, keepdim=True)
+    if (behind := writer.post_norm) is not None:
+        W_O = W_O - W_O.mean(-1, keepdim=True) if behind.centres else W_O
+        W_O = W_O * writer.factor if behind.gain is None else W_O * (behind.gain.cpu() * writer.factor)
+    return W_V, W_O

@@ -1,0 +1,268 @@
+"""Attribution: the work of making an attribution graph, batch by batch, which can be stopped and gone on with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lenskit.circuits.attributing.basis import Active, Basis, Read
+from lenskit.circuits.attributing.made import graph_of
+from lenskit.circuits.attributing.replacement import EMBEDDINGS, Replacement
+from lenskit.circuits.attributing.rows import Row, Rows, Sources
+from lenskit.circuits.attributing.targets import Targets, reading_site
+from lenskit.circuits.graph import Graph
+from lenskit.models.memory import free_bytes
+from lenskit.models.sites import Site, SiteUnavailable
+from lenskit.models.weighing.norms import wide
+
+if TYPE_CHECKING:
+    from lenskit.models.model import Model
+
+_ROUND = 4  # batches between two looks at what matters most
+_NUMBERS = 1 << 28  # of the gradients of one batch: 1 GB
+
+
+@dataclass(eq=False)
+class Attribution:
+    """The work of one prompt: what is put in, what was explained so far, and what is next.
+
+    `go_on` explains more features, those of the most influence first; `graph` is what is known now. Nothing is lost
+    when it is interrupted between two batches, and nothing that is not whole is kept of the batch that was.
+
+    Attributes:
+        sources: what can give to a target; `features_done` of its features were explained.
+        next: features chosen to be explained next; what of them was explained meanwhile is passed over.
+        error: by how much, at most, a value differed from the sum of its parts, as a share of their sizes.
+    """
+
+    model: Model
+    replacement: Replacement
+    bases: Sequence[Basis]
+    active: Sequence[Active]
+    targets: Targets
+    batch: int
+    width: int
+    whole_first: bool
+    provenance: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        length = self.replacement.tokens.shape[1]
+        self._check_memory(length)
+        by_layer = {basis.layer: basis for basis in self.bases}
+        exact = {layer for layer, basis in by_layer.items() if basis.kind == "neurons"}
+        errors = tuple(layer for layer in range(self.model.n_layers) if layer not in exact)
+        counts = tuple(len(each.features) for each in self.active)
+        self.sources = Sources(length, errors, tuple(basis.layer for basis in self.bases), counts)
+        self.error = 0.0
+        self._begins = self.sources.begins
+        self.levels = self.sources.levels()
+        self._inputs = self._taken_apart()
+        self._first = self._of_the_first_token()
+        self._biases, _ = self.replacement.with_inputs(self._constants())
+        self.rows = Rows(self.sources.fixed, min(self.width, sum(counts)))
+        self.next: list[int] = []
+        self._weights = np.array(self.targets.weights)
+
+    @property
+    def done(self) -> np.ndarray:
+        """(source,): which were explained."""
+        found = np.zeros(self.sources.total + len(self.targets.labels), dtype=bool)
+        found[self.rows.stacked("targets").numpy()] = True
+        return found[: self.sources.total]
+
+    @property
+    def missed(self) -> dict[Site, Tensor]:
+        """By site, (pos, d): what dictionaries miss of what is written there."""
+        return {site: value for site, value in self._inputs.items() if site != EMBEDDINGS}
+
+    @property
+    def features_done(self) -> int:
+        """How many features were explained."""
+        return int(self.done.sum())
+
+    # What is put in, taken apart
+
+    def _taken_apart(self) -> dict[Site, Tensor]:
+        """By site, (pos, d): the embeddings, and what dictionaries miss."""
+        embeddings = wide(self.replacement.put_in[EMBEDDINGS].detach()[0])
+        found = {EMBEDDINGS: embeddings - self._positions(embeddings)}
+        for layer in self.sources.errors:
+            site = Site("mlp_out", layer)
+            missed = wide(self.replacement.put_in[site].detach()[0])
+            for basis, active in zip(self.bases, self.active, strict=True):
+                if site in basis.writes:
+                    missed = missed - basis.written(self.replacement, active, site)
+                    constant = basis.constant(self.replacement, site)
+                    missed = missed if constant is None else missed - constant
+            found[site] = missed
+        return found
+
+    def _of_the_first_token(self) -> dict[Site, Tensor]:
+        """By site, (d,): all that is put in at the first position but for biases, where it is one node as a whole."""
+        if not self.whole_first:
+            return {}
+        constants = self._constants()
+        return {
+            site: wide(value.detach()[0, 0]) - wide(constants[site][0, 0])
+            for site, value in self.replacement.put_in.items()
+        }
+
+    def _positions(self, embeddings: Tensor) -> Tensor:
+        """What position embeddings give, (pos, d_model): it is no token's doing."""
+        if "pos_embed" not in self.model.sites:
+            return torch.zeros_like(embeddings)
+        run = self.model.run(self.replacement.tokens, keep="pos_embed", stop_at=EMBEDDINGS)
+        return wide(run["pos_embed"][0])
+
+    def _constants(self) -> dict[Site, Tensor]:
+        """What is put in by biases alone: of dictionaries, and position embeddings."""
+        found = {site: torch.zeros_like(value) for site, value in self.replacement.put_in.items()}
+        found[EMBEDDINGS] += self._positions(wide(found[EMBEDDINGS][0])).to(found[EMBEDDINGS].dtype)
+        for basis in self.bases:
+            for site in basis.writes:
+                constant = basis.constant(self.replacement, site)
+                if constant is not None:
+                    found[site] += constant.to(found[site].dtype)
+        return found
+
+    # The work
+
+    def go_on(self, features: int) -> Iterator[tuple[int, int]]:
+        """Explain the logits, then so many features in all, in batches; after each, how many there are of how many."""
+        known = set(self.rows.targets)
+        logits = [n for n in range(self.sources.total, len(self._weights) + self.sources.total) if n not in known]
+        for begin in range(0, len(logits), self.batch):
+            self._explain(logits[begin : begin + self.batch])
+        wanted = min(features, sum(self.sources.counts))
+        while (done := self.features_done) < wanted:
+            chosen = self._chosen(wanted - done)
+            if not chosen:  # nothing that is left reaches a logit
+                if done:
+                    yield done, done
+                return
+            self._explain(chosen[: min(self.batch, wanted - done)])
+            yield self.features_done, wanted
+
+    def _chosen(self, count: int) -> list[int]:
+        """What is left of the round that was begun, or else a new one: so it does not matter where one stops."""
+        done = self.done
+        left = [n for n in self.next if not done[n]]
+        if not left:
+            left = self.next = self._next(min(_ROUND * self.batch, count))
+        return left
+
+    @property
+    def graph(self) -> Graph:
+        """What is known now."""
+        return graph_of(self)
+
+    def _next(self, count: int) -> list[int]:
+        """The features of the most influence that were not explained yet, the highest layers first.
+
+        In this order a batch goes back through as few layers as it can.
+        """
+        reached = self.rows.influence(self.sources, self._weights, self.levels)
+        reached[: self.sources.fixed] = 0
+        reached[self.done] = 0
+        chosen = np.argsort(-reached, kind="stable")[:count]
+        chosen = chosen[reached[chosen] > 0]
+        return chosen[np.argsort(-self.levels[chosen], kind="stable")].tolist()
+
+    def _explain(self, numbers: list[int]) -> None:
+        values, biases, made = self._values(numbers)
+        row = self._reached(made)
+        error = (row.sums + biases.double() - values.double()).abs() / (row.sizes + biases.abs()).clamp_min(1e-6)
+        self.error = float(np.maximum(self.error, float(error.max())))  # nan where one is
+        self._check_sums()
+        self.rows.add(numbers, row, values, biases)
+
+    def _check_sums(self) -> None:
+        """Raise `SiteUnavailable` where what reaches a value does not add up to it."""
+        if not self.error <= (5e-2 if self.model.dtype.itemsize < 4 else 1e-3):
+            raise SiteUnavailable(
+                f"no graph of {self.model.anatomy.family} can be made: with attention patterns and norms held, what "
+                f"reaches a feature does not add up to its value (off by {self.error:.1e} of the parts' sizes), so "
+                "something else in its blocks is not linear, such as a gate behind attention."
+            )
+
+    def _values(self, numbers: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Of some targets the value, what biases give of it, and the value less its constant with the graph to it."""
+        by_place = dict[int, tuple[Tensor, Tensor, Tensor]]()
+        for place, (basis, features, pos, rows) in enumerate(self._by_basis(numbers)):
+            read, site = self._read(basis, features, pos)
+            x = wide(self.replacement.read[site])[0]
+            made = (x[pos] * read.vectors).sum(-1)
+            bias = (wide(self._biases[site])[0][pos] * read.vectors).sum(-1) + read.constants
+            by_place[place] = (made + read.constants, bias, torch.tensor(rows))
+        order = torch.cat([rows for _, _, rows in by_place.values()]).argsort()
+        made = torch.cat([made for made, _, _ in by_place.values()])[order]
+        biases = torch.cat([bias for _, bias, _ in by_place.values()])[order]
+        return made.detach(), biases.detach(), made
+
+    def _by_basis(self, numbers: list[int]) -> Iterator[tuple[Basis | None, Tensor, Tensor, list[int]]]:
+        """The targets of each layer, and of the logits (None): features, positions, and their places in the batch."""
+        places = np.array(numbers)
+        which = np.searchsorted(self._begins, places, side="right") - 1
+        for index in np.unique(which).tolist():
+            rows = np.flatnonzero(which == index)
+            inside = torch.from_numpy(places[rows] - self._begins[index])
+            if index == len(self.bases):
+                yield None, inside, torch.full_like(inside, self.targets.pos), rows.tolist()
+            else:
+                active = self.active[index]
+                yield self.bases[index], active.features[inside], active.pos[inside], rows.tolist()
+
+    def _read(self, basis: Basis | None, features: Tensor, pos: Tensor) -> tuple[Read, Site]:
+        if basis is not None:
+            return basis.read(self.replacement, features, pos), basis.reads
+        read = self.targets.read
+        return Read(read.vectors[features], read.constants[features]), reading_site(self.model)
+
+    def _reached(self, made: Tensor) -> Row:
+        """What reaches each target: one backward pass for all of them, and its gradients taken apart."""
+        sites = list(self.replacement.put_in)
+        found = torch.autograd.grad(
+            made,
+            [self.replacement.put_in[site] for site in sites],
+            grad_outputs=torch.eye(len(made), dtype=made.dtype, device=made.device),
+            is_grads_batched=True,
+            retain_graph=True,
+            allow_unused=True,
+        )
+        gradients = {site: wide(each[:, 0]) for site, each in zip(sites, found, strict=True) if each is not None}
+        row = Row.empty(len(made), self.sources.fixed, self.rows.width)
+        with torch.no_grad():
+            for place, (site, given) in enumerate(self._inputs.items()):
+                if site in gradients:
+                    parts = (gradients[site] * given).sum(-1)
+                    if self._first:
+                        parts[:, 0] = self._whole_first(gradients) if place == 0 else 0.0
+                    row.put_fixed(place * self.sources.length, parts.cpu())
+            for index, (basis, active) in enumerate(zip(self.bases, self.active, strict=True)):
+                if any(site in gradients for site in basis.writes) and len(active.features):
+                    given = basis.reached(self.replacement, active, gradients)
+                    row.put_features(int(self._begins[index]), given.cpu())
+        return row
+
+    def _whole_first(self, gradients: Mapping[Site, Tensor]) -> Tensor:
+        """(target,): what all of the first position gives: it has seen nothing but its own token."""
+        parts = [gradients[site][:, 0] @ given for site, given in self._first.items() if site in gradients]
+        return torch.stack(parts).sum(0)
+
+    def _check_memory(self, length: int) -> None:
+        """Make batches that fit, and raise `MemoryError` where not even a single target would."""
+        width = sum(value[0].numel() for value in self.replacement.put_in.values())
+        self.batch = max(1, min(self.batch, _NUMBERS // max(1, width)))
+        heads = sum(pattern.numel() for pattern in self.replacement.patterns.values())
+        needed = 4 * (3 * self.batch * width + 2 * heads)
+        free = free_bytes(self.model.device)
+        if free is not None and needed > free:
+            raise MemoryError(
+                f"a graph of {length} tokens takes about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free. Give "
+                "it a shorter prompt, or a smaller batch=."
+            )

@@ -1,0 +1,1 @@
+"""Graph files: our own form, and the published attribution-graph JSON."""
