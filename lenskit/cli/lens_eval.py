@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Argument, Option
+
+if TYPE_CHECKING:
+    from lenskit.lenses.lens import Lens
 
 
 def evaluate(
@@ -15,6 +19,9 @@ def evaluate(
     out: Annotated[Path, Option("--out", "-o", help="The folder to write into.")],
     lens: Annotated[
         list[str] | None, Option("--lens", "-l", help="A tuned lens: a file, folder or name. May be repeated.")
+    ] = None,
+    jacobian: Annotated[
+        list[str] | None, Option("--jacobian", "-j", help="A Jacobian lens: a file, folder or name. May be repeated.")
     ] = None,
     logit: Annotated[bool, Option(help="Measure the logit lens too.")] = True,
     tokens: Annotated[int, Option(help="How many tokens to read at most; 0 for all.")] = 16_384,
@@ -35,16 +42,17 @@ def evaluate(
 
     from lenskit.data import documents_in
     from lenskit.lenses import evaluate as evaluating
-    from lenskit.lenses.lens import Lens, LogitLens
+    from lenskit.lenses.jacobian import JacobianLens
+    from lenskit.lenses.lens import LogitLens
     from lenskit.lenses.tuned import TunedLens
     from lenskit.models.load import load
 
-    if not lens and not logit:
-        raise typer.BadParameter("there is no lens to measure: give --lens, or leave out --no-logit.")
+    if not (lens or jacobian or logit):
+        raise typer.BadParameter("there is no lens to measure: give --lens or --jacobian, or leave out --no-logit.")
     loaded = load(model, revision=revision, dtype=dtype, device=device)
     lenses: dict[str, Lens] = {"logit": LogitLens(loaded)} if logit else {}
-    for n, where in enumerate(lens or ()):
-        lenses["tuned" if len(lens or ()) == 1 else f"tuned {n + 1}"] = TunedLens.load(loaded, where)
+    lenses |= _named("tuned", [TunedLens.load(loaded, where) for where in lens or ()])
+    lenses |= _named("jacobian", [JacobianLens.load(loaded, where) for where in jacobian or ()])
     with tqdm(total=100, desc="evaluating", unit="%") as bar:
         made = evaluating.evaluate(
             lenses,
@@ -60,17 +68,27 @@ def evaluate(
     typer.echo(f"{made!r}: {out / 'aggregate_metrics.json'}, {out / 'report.html'}")
 
 
+def _named(kind: str, given: Sequence[Lens]) -> dict[str, Lens]:
+    """Lenses of a kind by name, numbered where they are several."""
+    return {kind if len(given) == 1 else f"{kind} {n + 1}": each for n, each in enumerate(given)}
+
+
 def _table(made: object) -> object:
     """The averages as a table of rich."""
+    from rich import box
     from rich.table import Table
 
     from lenskit.lenses.evaluation import Evaluation
 
     assert isinstance(made, Evaluation)
-    table = Table(title=repr(made))
+    # In 80 columns headings are shortened, and no number is.
+    table = Table(title=repr(made), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     numbers = made.to_pandas()
     for name in numbers.columns:
-        table.add_column(name, justify="left" if name in ("lens", "layer") else "right")
+        if name in ("lens", "layer"):
+            table.add_column(name)
+        else:
+            table.add_column(name.replace("_", " "), justify="right", min_width=5 if name == "depth" else 6)
     for row in numbers.itertuples(index=False):
         table.add_row(*(f"{x:.3f}" if isinstance(x, float) else str(x) for x in row))
     return table

@@ -166,11 +166,13 @@ def _table(histories: Sequence[History | None], written: list[Path]) -> object:
     from rich.table import Table
 
     table = Table(title="on the chunks held out")
-    for name in ("dictionary", "explained", "linear map", "CE recovered", "L0", "dead", "MB"):
-        table.add_column(name, justify="left" if name == "dictionary" else "right", no_wrap=True)
+    # In 80 columns names are folded, and no number is cut.
+    table.add_column("dictionary", overflow="fold")
+    for name, widest in {"explained": 9, "linear map": 6, "CE recovered": 9, "L0": 5, "dead": 5, "MB": 5}.items():
+        table.add_column(name, justify="right", min_width=widest)
     for history, path in zip(histories, written, strict=True):
         assert history is not None
-        numbers = ["none held out", "", ""]
+        numbers = ["none"] * 3
         if history.looks:
             seen = history.looks[-1]
             numbers = [f"{seen.explained:.3f}", f"{history.linear:.3f}", f"{seen.recovered:.1%}"]

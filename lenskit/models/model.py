@@ -15,7 +15,7 @@ from lenskit.models.batch import Batch, Prompt, Read, Side, to_batch
 from lenskit.models.check import Check, check
 from lenskit.models.edited import Edited
 from lenskit.models.edits import Edit, as_edits
-from lenskit.models.finding.placed import dtype_of, entrance
+from lenskit.models.finding.placed import device_and_dtype, dtype_of, entrance
 from lenskit.models.finding.wrapped import adapters, innermost
 from lenskit.models.generate import Generation, Stepping, generated
 from lenskit.models.origin import Origin, attention_of
@@ -107,8 +107,9 @@ class Model:
 
     def origin(self, edits: tuple[Edit, ...], **more: Any) -> Origin:
         """Where a result of this model comes from, if these edits act."""
-        model, entry = self.anatomy.model, self.anatomy.entry
-        where, kind, names = entrance(model, entry), dtype_of(model, entry), adapters(self.anatomy.modules)
+        model = self.anatomy.model
+        where, kind = device_and_dtype(model, self.anatomy.entry)
+        names = adapters(self.anatomy.modules)
         return Origin(self.name, self.revision, kind, where, attention_of(model), names, edits, more)
 
     # Changing what it does

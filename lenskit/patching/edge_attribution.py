@@ -98,12 +98,12 @@ class Edges:
 
         Raises `ValueError` where they are not of the same edges. `nan` where one side's scores are all equal.
         """
-        return _pearson(*self._both(other))
+        return pearson(*self._both(other))
 
     def rank_correlation(self, other: Edges) -> float:
         """Spearman's correlation of the sizes: how alike two scores rank the same edges, as `top` ranks them."""
         mine, theirs = self._both(other)
-        return _pearson(_ranks(np.abs(mine)), _ranks(np.abs(theirs)))
+        return pearson(_ranks(np.abs(mine)), _ranks(np.abs(theirs)))
 
     def _both(self, other: Edges) -> tuple[np.ndarray, np.ndarray]:
         if (self.senders, self.receivers) != (other.senders, other.receivers):
@@ -200,7 +200,8 @@ def _some(names: tuple[str, ...]) -> str:
     return ", ".join(names[:6]) + (f", ... {names[-1]}" if len(names) > 6 else "")
 
 
-def _pearson(a: np.ndarray, b: np.ndarray) -> float:
+def pearson(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson's correlation of two rows of numbers; nan where one side's are all equal."""
     a, b = a - a.mean(), b - b.mean()
     size = np.sqrt((a**2).sum() * (b**2).sum())
     return float((a * b).sum() / size) if size else float("nan")

@@ -313,6 +313,11 @@ class Transcoder(nn.Module):
 
     # Checks
 
+    def read_directions(self, which: slice = slice(None)) -> Tensor:
+        """(feature, d_in): what each feature reads of what enters, but for what a normalisation divides by."""
+        rows = self.W_enc[which].to(torch.promote_types(self.W_enc.dtype, torch.float32))
+        return rows - rows.mean(-1, keepdim=True) if self.normalise == "layer norm" else rows
+
     def checked(self, x: Tensor) -> Tensor:
         """`x` (..., d_in), with its heads side by side where it was given with them. Raises `ValueError`."""
         headed = self.reads.name in HEADED and self.reads.head is None

@@ -53,9 +53,10 @@ def test_the_replacement_gives_the_models_own_logits(family: str) -> None:
     work = attribution(model, IDS, [transcoder(model, 1, skip=True)], whole_first=False)
     torch.testing.assert_close(work.replacement.logits, model.run(IDS).logits, atol=1e-5, rtol=1e-4)
     # Put together again from features, errors and biases, it is the same.
-    put = {site: torch.zeros_like(value) + work._constants()[site] for site, value in work.replacement.put_in.items()}
-    for site, value in work._inputs.items():
-        put[site] = put[site] + value
+    put = {site: value.clone() for site, value in work.put.constants.items()}
+    put[Site("resid_pre", 0)] += work.put.embeddings
+    for layer, missed in work.put.missed.items():
+        put[Site("mlp_out", layer)] += missed
     for basis, active in zip(work.bases, work.active, strict=True):
         for site in basis.writes:
             put[site] = put[site] + basis.written(work.replacement, active, site)

@@ -59,7 +59,7 @@ def _given_by(work, node) -> tuple[Site, torch.Tensor]:
     by_layer = {basis.layer: basis for basis in work.bases}
     if node.kind == "error":
         site = Site("mlp_out", node.layer)
-        return site, work._inputs[site][node.pos]
+        return site, work.put.missed[node.layer][node.pos]
     basis = by_layer[node.layer]
     (site,) = basis.writes
     if basis.kind == "neurons":

@@ -200,6 +200,7 @@ def test_of_the_edges_from_features_the_largest_are_kept_and_rest_has_the_others
 
 
 SCRIPT = """
+import pickle
 import lenskit as lk
 from lenskit.circuits.attributing.asking import attribution
 from tests.models.tiny import tiny
@@ -210,16 +211,22 @@ print(work.sources.total, work.sources.fixed)
 for features in (64, 1024):
     for _ in work.go_on(features):
         work.graph
-    print(len(work.rows.targets), peak())
+    # A view is pickled with all that it is a view of: so this counts what is held, not only what is shown.
+    print(len(work.rows.targets), len(pickle.dumps((work.rows, work.graph))), peak())
 """
 
 
 def test_memory_grows_by_the_rows_that_are_kept_and_no_more() -> None:
-    """At most 60 bytes for each part of a row that is kept: which it is, its size, and both as edges of a graph."""
-    total, fixed, few, before, many, after = printed(SCRIPT)
+    """At most 20 bytes for each part of a row that is kept, as a row and as an edge; all rows are never there at once.
+
+    What is held is counted exactly. The most that the process ever took also has in it what the allocator keeps for
+    later, tens of MB more on one machine than on another: it is only compared with all rows, whole.
+    """
+    total, fixed, few, held_before, peak_before, many, held_after, peak_after = printed(SCRIPT)
     kept = (many - few) * (512 + fixed)
+    assert held_after - held_before < 20 * kept
     dense = (many - few) * total * 4  # the rows as they are made
-    assert after - before < 60 * kept / 2**20 < dense / 2**20 / 2
+    assert (peak_after - peak_before) * 2**20 < dense / 2
 
 
 def test_logits_are_explained_in_batches_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from lenskit.circuits.by_weights import strongest
 from lenskit.circuits.by_weights.connecting import Connections, connections
 from lenskit.circuits.by_weights.pullback import connections_of
-from lenskit.circuits.by_weights.stream import through_heads
 from lenskit.circuits.by_weights.strongest import strongest_pairs
 from lenskit.models.identity import Identity, ModelMismatch
 from lenskit.models.sites import SiteUnavailable
+from lenskit.models.weighing.heads import through_heads
 from lenskit.transcoders.transcoder import Transcoder
 from tests.circuits.grown import printed
 from tests.circuits.plain_weights import ARCHITECTURES, HEADS, D, dictionary, model, pairs
@@ -162,7 +162,8 @@ for head in (None, (1, 2)):
 def test_the_product_of_two_large_dictionaries_is_never_in_memory_as_a_whole() -> None:
     grown = printed(MEASURED)
     assert len(grown) == 2
-    assert max(grown) < 100 < SIZE**2 * 4 / 2**20 / 5  # MB: the whole product has 576, or 2,304
+    # The whole product has 576 MB, or 2,304. Up to 80 were seen, by what the allocator keeps for later: once 14.
+    assert max(grown) < SIZE**2 * 4 / 2**20 / 3
 
 
 @pytest.mark.skipif(not ALL, reason="LENSKIT_ALL_RUNS=1 multiplies 24,576 by 24,576 features")

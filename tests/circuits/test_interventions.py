@@ -259,7 +259,7 @@ def test_another_model_or_other_edits_are_refused() -> None:
         measured(other, graph, [], [change])
     with (
         model.edit(lk.Zero("attn_out", layers=1)),
-        pytest.raises(ValueError, match="give the model and the edits that the graph was made with"),
+        pytest.raises(ValueError, match="give the model, its edits and the dictionaries that the graph was made with"),
     ):
         measured(model, graph, [], [change])
 

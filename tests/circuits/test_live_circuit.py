@@ -10,8 +10,8 @@ import torch
 
 import lenskit as lk
 from lenskit.circuits.attributing.asking import attribute
-from lenskit.circuits.changing.holding import Holding
 from lenskit.circuits.changing.live import LiveCircuit
+from lenskit.circuits.changing.placebo import Placebo
 from lenskit.transcoders.transcoder import Transcoder
 from tests.circuits.held_by_hand import (
     PROMPT,
@@ -201,9 +201,9 @@ class TestWhatCannotBeDone:
             LiveCircuit(alike, graph()).ablate(strongest(graph(), 1))
 
 
-def _holding(nodes: Any, kinds: Any, dictionaries: dict[int, Transcoder], draws: int) -> Holding:
+def _holding(nodes: Any, kinds: Any, dictionaries: Any, draws: int) -> Placebo:
     noise = torch.Generator().manual_seed(0)
-    return Holding(nodes, kinds, dictionaries, scale=0.0, draws=draws, noise=noise)
+    return Placebo(nodes, kinds, dictionaries, scale=0.0, draws=draws, noise=noise)
 
 
 def _is_made_of_two(vector: torch.Tensor, rows: torch.Tensor) -> bool:

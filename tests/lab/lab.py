@@ -38,7 +38,7 @@ IN_TIME = """([action, argument, seconds]) => Promise.race([
     new Promise((_, fail) => setTimeout(
         () => fail(new Error(`not done in ${seconds} s: ${action}`)), seconds * 1000)),
 ])"""
-PATIENCE = 120
+PATIENCE = 600  # seconds: a hang is noticed, and a slow machine is none
 
 
 @dataclass

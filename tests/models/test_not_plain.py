@@ -39,6 +39,27 @@ def test_its_check_passes_in_parallel_blocks_too(family: str, dtype: torch.dtype
     assert check["resid_pre + attn_out + mlp_out = resid_post"].passed is True
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_numbers_too_large_for_their_dtype_are_named_as_such(training: bool) -> None:
+    hf_model: Any = tiny("llama").half().train(training)
+    with torch.no_grad():
+        hf_model.model.layers[1].mlp.down_proj.weight.fill_(60_000.0)
+    model = lk.Model(hf_model)
+    asked: list[Any] = [
+        lambda: model.run(IDS, keep="attn_out"),
+        lambda: model.trace(IDS)["resid_post", 1],
+        lambda: model.check(),
+    ]
+    for ask in asked:
+        with pytest.raises(lk.SiteUnavailable, match=r"layer 1 of this Llama.* inf or nan, in float16.*'float32'"):
+            ask()
+    assert repr(model.sites).count("inf or nan") == 1
+    # What needs no site still runs: to look where it begins.
+    module = "model.layers.0.mlp"
+    assert bool(model.run(IDS, keep=module)[module].isfinite().all())
+    assert lk.Model(hf_model.float()).check().passed
+
+
 # Training mode
 
 

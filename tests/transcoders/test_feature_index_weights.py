@@ -12,7 +12,7 @@ from lenskit.models.model import Model
 from lenskit.models.sites import SiteUnavailable
 from lenskit.transcoders.activations import TopK
 from lenskit.transcoders.index.bases import Neurons
-from lenskit.transcoders.index.embeddings import de_embedding_through
+from lenskit.transcoders.index.embeddings import de_embedding_through, read_directions
 from lenskit.transcoders.transcoder import Transcoder
 from tests.models.tiny import HEADS, tiny
 from tests.transcoders.made_up import numbers
@@ -169,3 +169,21 @@ def test_a_model_without_a_tokenizer_is_indexed_with_numbers_for_tokens(tmp_path
     index = built(tmp_path, dictionary(), corpus(10), m)
     assert index.promotes(3, 1)[0][0].startswith("#")
     assert np.isfinite(index.promoted_logits).all()
+
+
+@pytest.mark.parametrize("normalise", ["none", "layer norm"])
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_what_a_dictionary_reads_of_the_stream_goes_through_the_norm_and_its_own_normalisation(
+    architecture: str, normalise: Any
+) -> None:
+    m = Model(tiny(architecture, d_model=D))
+    sites: dict[str, Any] = {"reads": ("mlp_in", 1), "writes": ("mlp_out", 1)}
+    weights = numbers(20, D), None, numbers(20, D), None
+    tc = Transcoder(*weights, TopK(4), **sites, normalise=normalise, restores=False)
+    block = m.anatomy.blocks[1]
+    norm: Any = block.ln_2 if architecture == "gpt2" else block.post_attention_layernorm
+    rows = read_directions(m, tc).double()
+    step = numbers(D, seed=5).double()  # a change of the stream, everything that is divided by being held at 1
+    read = (step - step.mean() if architecture == "gpt2" else step) * norm.weight.detach().double()
+    read = read - read.mean() if normalise == "layer norm" else read
+    torch.testing.assert_close(rows @ step, tc.W_enc.double() @ read, atol=1e-5, rtol=1e-4)

@@ -1,72 +1,19 @@
 """An attention view in a page without Jupyter, answered by its own Python half on a real model."""
 
-import asyncio
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import BrowserContext, FloatRect, Page
+from playwright.sync_api import BrowserContext
 
 from lenskit.widgets.attention_view import AttentionView
-from lenskit.widgets.page import page
-from tests.widgets.made_up import in_base64
-from tests.widgets.view import CONNECT, ORIGIN, built
+from tests.widgets import answered_page
+from tests.widgets.answered_page import frozen_html
 
 
-class AttentionPage:
-    """The view in a page. What it asks is kept until the test lets Python answer."""
+class AttentionPage(answered_page.AnsweredPage):
+    """The view in a page."""
 
-    def __init__(
-        self, context: BrowserContext, view: AttentionView, *, live: bool = True, body: str = "<body>"
-    ) -> None:
-        self.view = view
-        self.replies: list[tuple[dict[str, Any], list[bytes]]] = []
-        self.troubles: list[str] = []
-        self.answered = 0
-        keep: Any = lambda content, buffers=None: self.replies.append((content, buffers or []))  # noqa: E731
-        view.send = keep
-        html = live_html(view) if live else frozen_html(view)
-        self.page: Page = context.new_page()
-        self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
-        self.page.on("console", lambda said: self.troubles.append(said.text) if said.type == "error" else None)
-        self.page.route("**/*", lambda route: route.fulfill(body=html, content_type="text/html"))
-        self.page.goto(ORIGIN)
-        self.page.wait_for_selector(".lk-root")
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        return self.page.evaluate("model.get('spec')")
-
-    @property
-    def sent(self) -> list[dict[str, Any]]:
-        return self.page.evaluate("sent")
-
-    def answer(self) -> dict[str, Any]:
-        """Let Python answer the next question; waits for it."""
-        self.page.wait_for_function("(n) => sent.length > n", arg=self.answered)
-        question = self.sent[self.answered]
-        self.answered += 1
-        self.replies.clear()
-        # What the view chose reaches Python before its question does.
-        spec = self.spec
-        with at_once():
-            self.view.set_state({"spec": spec})
-            self.view._receive(self.view, question, [])
-        for message, buffers in self.replies:
-            if "kind" in message:
-                self.page.evaluate("([m, b]) => deliver(m, b)", [message, in_base64(buffers)])
-        return question
-
-    def answer_all(self) -> None:
-        """Answer until nothing is asked."""
-        while len(self.sent) > self.answered:
-            self.answer()
-
-    def set_spec(self, **changes: object) -> None:
-        """What Python does when it assigns to `view.spec`."""
-        self.page.evaluate("(changes) => model.set('spec', { ...model.get('spec'), ...changes })", changes)
+    def __init__(self, context: BrowserContext, view: AttentionView, *, live: bool = True) -> None:
+        super().__init__(context, view, live_html(view) if live else frozen_html(view))
 
     def grid(self, name: str) -> Any:
         return self.page.get_by_role("grid", name=name)
@@ -79,37 +26,7 @@ class AttentionPage:
     def pattern(self) -> Any:
         return self.grid("which key each query looks at")
 
-    def box(self, selector: str) -> FloatRect:
-        box = self.page.locator(selector).bounding_box()
-        assert box is not None, f"{selector} is not shown"
-        return box
-
-
-@contextmanager
-def at_once() -> Iterator[None]:
-    """Without Playwright's event loop, which stays marked as running: what Python is asked is then done at once."""
-    loop = asyncio._get_running_loop()
-    asyncio._set_running_loop(None)
-    yield
-    asyncio._set_running_loop(loop)
-
 
 def live_html(view: AttentionView) -> str:
     """A page in which the view waits for the test's answers."""
-    state = {"spec": view.spec, "facts": view.facts, "links": []}
-    html = page(
-        title="Attention",
-        front_end=built("attention_view.js"),
-        css=built("attention_view.css"),
-        state=state,
-        reply=({}, []),
-    )
-    return html.replace("<body>", f"<body>{CONNECT}", 1)
-
-
-def frozen_html(view: AttentionView) -> str:
-    """What `to_html` writes."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "view.html"
-        view.to_html(file)
-        return file.read_text(encoding="utf-8")
+    return answered_page.live_html(view, "Attention", "attention_view")

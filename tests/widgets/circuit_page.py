@@ -1,17 +1,9 @@
 """A circuit graph in a page without Jupyter, answered by its own Python half."""
 
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
-
-from playwright.sync_api import BrowserContext, Dialog, Locator, Page
+from playwright.sync_api import BrowserContext, Locator
 
 from lenskit.widgets.circuit_graph import CircuitGraph
-from lenskit.widgets.page import page
-from tests.widgets.attention_page import at_once
-from tests.widgets.made_up import in_base64
-from tests.widgets.view import CONNECT, ORIGIN, built
+from tests.widgets import answered_page
 
 # Where along a line the pointer finds what: the middle of the stretch on which a note is shown.
 SCAN = """([from, to, y]) => {
@@ -26,66 +18,11 @@ SCAN = """([from, to, y]) => {
 }"""
 
 
-class CircuitPage:
-    """The view in a page. What it asks is kept until the test lets Python answer."""
+class CircuitPage(answered_page.AnsweredPage):
+    """The view in a page."""
 
     def __init__(self, context: BrowserContext, view: CircuitGraph) -> None:
-        self.view = view
-        self.replies: list[tuple[dict[str, Any], list[bytes]]] = []
-        self.troubles: list[str] = []
-        self.answered = 0
-        keep: Any = lambda content, buffers=None: self.replies.append((content, buffers or []))  # noqa: E731
-        view.send = keep
-        html = live_html(view)
-        self.page: Page = context.new_page()
-        self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
-        self.page.on("console", lambda said: self.troubles.append(said.text) if said.type == "error" else None)
-        self.page.on("dialog", self._dialog)
-        self.page.route("**/*", lambda route: route.fulfill(body=html, content_type="text/html"))
-        self.page.goto(ORIGIN)
-        self.page.wait_for_selector(".lk-root")
-
-    def _dialog(self, dialog: Dialog) -> None:
-        self.troubles.append(f"a dialog: {dialog.message}")
-        dialog.dismiss()
-
-    @property
-    def spec(self) -> dict[str, Any]:
-        return self.page.evaluate("model.get('spec')")
-
-    @property
-    def sent(self) -> list[dict[str, Any]]:
-        return self.page.evaluate("sent")
-
-    def answer(self) -> dict[str, Any]:
-        """Let Python answer the next question; waits for it."""
-        self.page.wait_for_function("(n) => sent.length > n", arg=self.answered)
-        question = self.sent[self.answered]
-        self.answered += 1
-        self.replies.clear()
-        # What the view chose reaches Python before its question does.
-        spec = self.spec
-        with at_once():
-            self.view.set_state({"spec": spec})
-            self.view._receive(self.view, question, [])
-        for message, buffers in self.replies:
-            if "kind" in message:
-                self.deliver(message, buffers)
-        return question
-
-    def answer_all(self) -> list[str]:
-        """Answer until nothing is asked; what was asked."""
-        asked = []
-        while len(self.sent) > self.answered:
-            asked.append(self.answer()["kind"])
-        return asked
-
-    def deliver(self, message: dict[str, Any], buffers: Sequence[bytes] = ()) -> None:
-        self.page.evaluate("([m, b]) => deliver(m, b)", [message, in_base64(list(buffers))])
-
-    def set_spec(self, **changes: object) -> None:
-        """What Python does when it assigns to `view.spec`."""
-        self.page.evaluate("(changes) => model.set('spec', { ...model.get('spec'), ...changes })", changes)
+        super().__init__(context, view, live_html(view))
 
     @property
     def picture(self) -> Locator:
@@ -121,15 +58,4 @@ class CircuitPage:
 
 def live_html(view: CircuitGraph) -> str:
     """A page in which the view waits for the test's answers."""
-    state = {"spec": view.spec, "facts": view.facts, "links": []}
-    front_end, css = built("circuit_graph.js"), built("circuit_graph.css")
-    html = page(title="Circuit", front_end=front_end, css=css, state=state, reply=({}, []))
-    return html.replace("<body>", f"<body>{CONNECT}", 1)
-
-
-def frozen_html(view: CircuitGraph, **more: Any) -> str:
-    """What `to_html` writes."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "view.html"
-        view.to_html(file, **more)
-        return file.read_text(encoding="utf-8")
+    return answered_page.live_html(view, "Circuit", "circuit_graph")

@@ -14,13 +14,13 @@ LIST = {
     "find": "", "by": "promotes", "only": "all", "pinned": [], "sort": "density", "order": "down", "prompt": None,
     "pos": None, "start": 0, "count": 20, "feature": None,
 }  # fmt: skip
-DTYPES = {"int32": "<i4", "uint8": "u1", "float32": "<f4"}
+DTYPES = {"int32": "<i4", "uint8": "u1", "uint16": "<u2", "float32": "<f4"}
 
 
 class Wire:
     """What a view would say and hear."""
 
-    def __init__(self, view: FeatureBrowser) -> None:
+    def __init__(self, view: Any) -> None:
         self.view = view
         self.replies: list[tuple[dict[str, Any], list[bytes]]] = []
         keep: Any = lambda content, buffers=None: self.replies.append((content, buffers or []))  # noqa: E731

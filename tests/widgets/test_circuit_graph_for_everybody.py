@@ -13,7 +13,8 @@ from lenskit.widgets.circuit_graph import CircuitGraph
 from lenskit.widgets.circuit_spec import place_of
 from tests.circuits.graphs import random_graph
 from tests.widgets.circuit_numbers import FILE, numbers_of, read
-from tests.widgets.circuit_page import CircuitPage, frozen_html
+from tests.widgets.answered_page import frozen_html
+from tests.widgets.circuit_page import CircuitPage
 from tests.widgets.made_up import in_base64
 from tests.widgets.made_up_circuits import graph, strongest, view
 from tests.widgets.test_accessibility import RUN

@@ -20,7 +20,8 @@ from lenskit.widgets.feature_wire import card_message
 from tests.circuits.graphs import random_graph
 from tests.models.tiny import tiny, tiny_tokenizer
 from tests.widgets.feature_wire import hooks
-from tests.widgets.made_up_circuits import LABELS, Wire, graph, opened, strongest, view
+from tests.widgets.feature_wire import Wire, opened
+from tests.widgets.made_up_circuits import LABELS, graph, strongest, view
 from tests.widgets.made_up_features import NEURONS, PROMPT, dictionary, index, model
 
 

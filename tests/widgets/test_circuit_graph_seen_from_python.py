@@ -234,8 +234,9 @@ class TestThePage:
 
 class TestWhatItIsGiven:
     def test_it_shows_graphs_and_nothing_else(self) -> None:
+        prompt: Any = PROMPT
         with pytest.raises(TypeError, match=r"lk\.circuits\.attribute"):
-            CircuitGraph(PROMPT)  # type: ignore[arg-type]
+            CircuitGraph(prompt)
 
     def test_a_model_with_other_layers_is_refused(self) -> None:
         with pytest.raises(ValueError, match="6 layers"):

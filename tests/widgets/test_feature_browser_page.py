@@ -9,7 +9,8 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, expect
 
 from lenskit.widgets import FeatureBrowser
-from tests.widgets.feature_page import FeaturePage, frozen_html
+from tests.widgets.answered_page import frozen_html
+from tests.widgets.feature_page import FeaturePage
 from tests.widgets.made_up_features import NEURONS, PROMPT, index, model
 from tests.widgets.test_accessibility import RUN
 from tests.widgets.test_tokens_are_text import HOSTILE

@@ -79,8 +79,8 @@ export class Detail {
     this.#showActions(looked);
     const alone = item !== null && gathered.length === 0;
     if (alone) {
-      this.#fedBy.show("Fed by ", linesOf(scene, item, "source"), scene, "nothing that is drawn");
-      this.#feeds.show("Feeds ", linesOf(scene, item, "target"), scene, "nothing that is drawn");
+      this.#fedBy.show("Fed by ", linesOf(scene, item, "source"), scene, "nothing drawn");
+      this.#feeds.show("Feeds (bar: share) ", linesOf(scene, item, "target"), scene, "nothing drawn");
     } else this.#fedBy.show("Most influential", topLines(scene), scene, "nothing is drawn");
     this.#feeds.element.hidden = !alone;
   }

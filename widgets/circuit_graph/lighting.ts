@@ -130,12 +130,14 @@ function drawNumbers(context: CanvasRenderingContext2D, scene: Scene, layout: La
   context.textBaseline = "alphabetic";
 }
 
-/** Where a number stands: away from what is looked at; beside the squares at the bottom and the one target, and below several. */
+/** Where a number stands: at the left if nothing stands there, since words stand at the right; else away from what is looked at. */
 function besides({ network, items }: Scene, { x, y, wide, high }: Layout, at: number, above: boolean, half: number): [number, number] {
   const kind = network.kind[items[at]?.lead ?? -1];
-  if (kind === LOGIT && network.weights[items[at]?.lead ?? 0] === 1) return [(x[at] as number) - (wide[at] as number) - half - 6, y[at] as number];
-  if (kind === EMBED) return [(x[at] as number) + (wide[at] as number) + half + 4, y[at] as number];
-  return [x[at] as number, (y[at] as number) + (above && kind !== LOGIT ? -1 : 1) * ((high[at] as number) + 8)];
+  const [middle, row, size] = [x[at] as number, y[at] as number, wide[at] as number];
+  if (kind === EMBED) return [middle + size + half + 4, row];
+  const left = middle - size - half - 5;
+  const free = x.every((other, o) => other >= middle || Math.abs((y[o] as number) - row) > 9 || other + (wide[o] as number) < left - half);
+  return free ? [left, row] : [middle, row + (above && kind !== LOGIT ? -1 : 1) * ((high[at] as number) + 8)];
 }
 
 function drawBand(context: CanvasRenderingContext2D, [from, to]: NonNullable<Lights["band"]>, inks: Inks): void {

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -20,7 +19,8 @@ from lenskit.circuits.along_paths.notation import COMPONENTS, Component, Step
 from lenskit.circuits.along_paths.path_vectors import Vector, back_through, norm_and_stream
 from lenskit.circuits.attributing.bases import bases_of
 from lenskit.circuits.attributing.basis import Active, Basis
-from lenskit.circuits.attributing.replacement import EMBEDDINGS, Replacement
+from lenskit.circuits.attributing.put_in import PutIn
+from lenskit.circuits.attributing.replacement import Replacement
 from lenskit.circuits.attributing.targets import reading_site
 from lenskit.circuits.by_weights.stream import comes_before
 from lenskit.models.sites import Site, SiteUnavailable
@@ -83,13 +83,10 @@ class HeldPrompt:
     """A prompt's forward, held as it was, to walk backwards in.
 
     Attributes:
-        replacement: the forward; `bases`, the features of the layers that have some, and `active`, which are active.
+        put: the forward, and what is put into it.
     """
 
-    model: Model
-    replacement: Replacement
-    bases: Sequence[Basis]
-    active: Sequence[Active]
+    put: PutIn
 
     @classmethod
     def of(cls, model: Model, tokens: Tensor, transcoders: Sequence[Transcoder], neurons: bool) -> HeldPrompt:
@@ -101,15 +98,25 @@ class HeldPrompt:
         for layer in layers:
             _check_heads(model, layer)
         bases = bases_of(model, transcoders, neurons)
-        writes = list(dict.fromkeys(site for basis in bases for site in basis.writes))
-        covered = {site.layer for site in writes}
-        writes += [Site("mlp_out", layer) for layer in layers if layer not in covered]
         ends = [reading_site(model), *(basis.reads for basis in bases), *(Site("attn_in", layer) for layer in layers)]
         streams = [norm_and_stream(model, site)[1] for site in ends]
         heads = [Site(name, layer) for layer in layers for name in ("v", "z")]
-        past = [way for basis in bases for way in basis.past()]
-        replacement = Replacement.of(model, tokens, writes, dict.fromkeys([*ends, *streams, *heads]), past)
-        return cls(model, replacement, bases, [basis.active(replacement) for basis in bases])
+        return cls(PutIn.of(model, tokens, bases, dict.fromkeys([*ends, *streams, *heads])))
+
+    @property
+    def model(self) -> Model:
+        """The model."""
+        return self.put.model
+
+    @property
+    def replacement(self) -> Replacement:
+        """The prompt's forward as an affine function."""
+        return self.put.replacement
+
+    @property
+    def bases(self) -> Sequence[Basis]:
+        """The features of the layers that have some."""
+        return self.put.bases
 
     @property
     def length(self) -> int:
@@ -163,19 +170,10 @@ class HeldPrompt:
         return made
 
     def _embedding(self, vector: Vector) -> Terms:
-        token = self.read(EMBEDDINGS)[vector.pos] - self._positions[vector.pos]
-        return Terms.one("embed", -1, -1, vector.pos, float(token @ vector.direction))
+        return Terms.one("embed", -1, -1, vector.pos, float(self.put.embeddings[vector.pos] @ vector.direction))
 
     def _position_bias(self, vector: Vector) -> float:
-        return float(self._positions[vector.pos] @ vector.direction)
-
-    @cached_property
-    def _positions(self) -> Tensor:
-        """What position embeddings give, (pos, d_model): it is no token's doing."""
-        if "pos_embed" not in self.model.sites:
-            return torch.zeros_like(self.read(EMBEDDINGS))
-        run = self.model.run(self.replacement.tokens, keep="pos_embed", stop_at=EMBEDDINGS)
-        return wide(run["pos_embed"][0])
+        return float(self.put.positions[vector.pos] @ vector.direction)
 
     def _heads(self, vector: Vector, layer: int) -> tuple[Terms, float]:
         """What each head brings from each position, and what the biases of attention's output give."""
@@ -207,7 +205,7 @@ class HeldPrompt:
 
     def _features(self, vector: Vector) -> Iterator[tuple[list[Terms], float]]:
         """Of each layer's features, those that are active, what goes past them, and what biases give."""
-        for basis, active in zip(self.bases, self.active, strict=True):
+        for basis, active in zip(self.bases, self.put.active, strict=True):
             sites = [site for site in basis.writes if comes_before(self.model, site, vector.stream)]
             if not sites:
                 continue
@@ -252,30 +250,13 @@ class HeldPrompt:
 
     def _misses(self, vector: Vector) -> Iterator[tuple[list[Terms], float]]:
         """What dictionaries miss of what each MLP writes, or all of it where it has no features."""
-        for layer in range(self.model.n_layers):
+        for layer, missed in self.put.missed.items():
             site = Site("mlp_out", layer)
-            if site in self.replacement.put_in and comes_before(self.model, site, vector.stream):
+            if comes_before(self.model, site, vector.stream):
                 dictionaries = [basis for basis in self.bases if site in basis.writes]
-                given = float(self._missed(layer)[vector.pos] @ vector.direction)
+                given = float(missed[vector.pos] @ vector.direction)
                 component: Component = "error" if dictionaries else "mlp"
                 yield [Terms.one(component, layer, -1, vector.pos, given)], 0.0
-
-    def _missed(self, layer: int) -> Tensor:
-        """(pos, d_model)."""
-        if layer not in self._all_missed:
-            site = Site("mlp_out", layer)
-            missed = wide(self.replacement.put_in[site].detach()[0])
-            for basis, active in zip(self.bases, self.active, strict=True):
-                if site in basis.writes:
-                    missed = missed - basis.written(self.replacement, active, site)
-                    constant = basis.constant(self.replacement, site)
-                    missed = missed if constant is None else missed - constant
-            self._all_missed[layer] = missed
-        return self._all_missed[layer]
-
-    @cached_property
-    def _all_missed(self) -> dict[int, Tensor]:
-        return {}
 
     def _check_sum(self, terms: Terms, expected: float) -> None:
         size = np.abs(terms.contribution).sum()
@@ -322,7 +303,7 @@ class HeldPrompt:
 
     def activation(self, step: Step) -> float:
         """How active a feature is; 0 where it is not."""
-        active = self.active[list(self.bases).index(self.basis_of(step.layer))]
+        active = self.put.active[list(self.bases).index(self.basis_of(step.layer))]
         here = (active.pos == step.pos) & (active.features == step.number)
         return float(active.activations[here].sum())
 

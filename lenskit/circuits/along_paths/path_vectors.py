@@ -58,8 +58,5 @@ def back_through(norm: Norm, direction: Tensor, x: Tensor) -> tuple[Tensor, floa
     """
     if norm.module is None:
         return direction, 0.0
-    bias, gain = norm.bias, norm.gain
-    constant = 0.0 if bias is None else float(bias.to(direction) @ direction)
-    back = direction if gain is None else direction * gain.to(direction)
-    back = back / norm.scale(x).to(direction)
-    return (back - back.mean() if norm.centres else back), constant
+    constant = 0.0 if (bias := norm.bias) is None else float(bias.to(direction) @ direction)
+    return norm.back(direction) / norm.scale(x).to(direction), constant

@@ -13,7 +13,7 @@ from lenskit.circuits.along_paths.path_filters import StepFilter, contains, ends
 from lenskit.circuits.along_paths.path_start import Start, StartLike, start_of
 from lenskit.circuits.along_paths.path_steps import ENDS, HeldPrompt, Terms
 from lenskit.circuits.along_paths.path_vectors import Vector
-from lenskit.circuits.attributing.targets import Token
+from lenskit.circuits.attributing.targets import Token, names_of
 from lenskit.models.batch import Prompt
 from lenskit.transcoders.transcoder import Transcoder
 
@@ -305,17 +305,15 @@ class _Search:
         """What was found."""
         held, model = self.held, self.held.model
         ids = held.replacement.tokens[0].tolist()
-        kinds = {site.layer: basis.kind for basis in held.bases for site in (*basis.writes, basis.reads)}
-        pieces = map(str, ids) if model.tokenizer is None else model.text.pieces(ids)
         return Paths(
             paths=tuple(self.paths),
             start=self.start.step,
             label=self.start.label,
             tokens=tuple(ids),
-            pieces=tuple(piece if isinstance(piece, str) else repr(piece) for piece in pieces),
+            pieces=names_of(model, ids),
             missed=tuple(self.missed),
             features=self.features,
             capped=self.capped,
-            layers=tuple(kinds.get(layer, "none") for layer in range(model.n_layers)),
+            layers=held.put.layers,
             provenance=provenance,
         )

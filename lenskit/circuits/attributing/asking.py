@@ -11,11 +11,10 @@ from lenskit.circuits.attributing.attribution_work import Attribution
 from lenskit.circuits.attributing.bases import bases_of
 from lenskit.circuits.attributing.basis import Active
 from lenskit.circuits.attributing.checkpoint import Checkpoint
-from lenskit.circuits.attributing.replacement import Replacement
+from lenskit.circuits.attributing.put_in import PutIn
 from lenskit.circuits.attributing.targets import Targets, Token, reading_site
 from lenskit.circuits.graph import Graph
 from lenskit.models.batch import Prompt
-from lenskit.models.sites import Site
 from lenskit.transcoders.transcoder import Transcoder
 
 if TYPE_CHECKING:
@@ -137,19 +136,14 @@ def attribution(
     if len(tokens) != 1:
         raise ValueError(f"a graph is of one prompt, and these are {len(tokens)}: make one of each, and merge them.")
     bases = bases_of(model, given, neurons)
-    writes = list(dict.fromkeys(site for basis in bases for site in basis.writes))
-    covered = {site.layer for site in writes}
-    writes += [Site("mlp_out", layer) for layer in range(model.n_layers) if layer not in covered]
-    reads = [*(basis.reads for basis in bases), reading_site(model)]
-    past = [way for basis in bases for way in basis.past()]
-    replacement = Replacement.of(model, tokens, writes, reads, past)
-    targets = Targets.of(model, replacement.logits[0], target, versus, pos, share, most)
+    put = PutIn.of(model, tokens, bases, [*(basis.reads for basis in bases), reading_site(model)])
+    targets = Targets.of(model, put.replacement.logits[0], target, versus, pos, share, most)
     whole_first = whole_first and model.anatomy.causal and tokens.shape[1] > 1
-    active = [_but_the_first(basis.active(replacement), whole_first) for basis in bases]
+    active = [_but_the_first(each, whole_first) for each in put.active]
     question = {"pos": targets.pos, "ids": [list(each) for each in targets.tokens], "neurons": neurons, "width": width}
     question |= {"whole_first": whole_first}
     origin = model.origin(model.edits, circuit=question, dictionaries=[repr(each) for each in given])
-    return Attribution(model, replacement, bases, active, targets, batch, width, whole_first, origin.as_dict())
+    return Attribution(put, active, targets, batch, width, whole_first, origin.as_dict())
 
 
 def _but_the_first(active: Active, whole_first: bool) -> Active:

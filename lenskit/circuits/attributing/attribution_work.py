@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lenskit.circuits.attributing.basis import Active, Basis, Read
 from lenskit.circuits.attributing.made import graph_of
+from lenskit.circuits.attributing.put_in import PutIn
 from lenskit.circuits.attributing.replacement import EMBEDDINGS, Replacement
 from lenskit.circuits.attributing.rows import Row, Rows, Sources
 from lenskit.circuits.attributing.targets import Targets, reading_site
@@ -35,14 +36,13 @@ class Attribution:
     when it is interrupted between two batches, and nothing that is not whole is kept of the batch that was.
 
     Attributes:
+        put: what is put into the replacement model; `active`, which features of it are sources here.
         sources: what can give to a target; `features_done` of its features were explained.
         next: features chosen to be explained next; what of them was explained meanwhile is passed over.
         error: by how much, at most, a value differed from the sum of its parts, as a share of their sizes.
     """
 
-    model: Model
-    replacement: Replacement
-    bases: Sequence[Basis]
+    put: PutIn
     active: Sequence[Active]
     targets: Targets
     batch: int
@@ -53,20 +53,34 @@ class Attribution:
     def __post_init__(self) -> None:
         length = self.replacement.tokens.shape[1]
         self._check_memory(length)
-        by_layer = {basis.layer: basis for basis in self.bases}
-        exact = {layer for layer, basis in by_layer.items() if basis.kind == "neurons"}
-        errors = tuple(layer for layer in range(self.model.n_layers) if layer not in exact)
+        errors = tuple(self.put.missed)
         counts = tuple(len(each.features) for each in self.active)
         self.sources = Sources(length, errors, tuple(basis.layer for basis in self.bases), counts)
         self.error = 0.0
         self._begins = self.sources.begins
         self.levels = self.sources.levels()
-        self._inputs = self._taken_apart()
+        self._fixed = {EMBEDDINGS: self.put.embeddings}
+        self._fixed |= {Site("mlp_out", layer): missed for layer, missed in self.put.missed.items()}
         self._first = self._of_the_first_token()
-        self._biases, _ = self.replacement.with_inputs(self._constants())
+        self._biases, _ = self.replacement.with_inputs(self.put.constants)
         self.rows = Rows(self.sources.fixed, min(self.width, sum(counts)))
         self.next: list[int] = []
         self._weights = np.array(self.targets.weights)
+
+    @property
+    def model(self) -> Model:
+        """The model."""
+        return self.put.model
+
+    @property
+    def replacement(self) -> Replacement:
+        """The prompt's forward as an affine function."""
+        return self.put.replacement
+
+    @property
+    def bases(self) -> Sequence[Basis]:
+        """The features of the layers that have some."""
+        return self.put.bases
 
     @property
     def done(self) -> np.ndarray:
@@ -76,59 +90,18 @@ class Attribution:
         return found[: self.sources.total]
 
     @property
-    def missed(self) -> dict[Site, Tensor]:
-        """By site, (pos, d): what dictionaries miss of what is written there."""
-        return {site: value for site, value in self._inputs.items() if site != EMBEDDINGS}
-
-    @property
     def features_done(self) -> int:
         """How many features were explained."""
         return int(self.done.sum())
-
-    # What is put in, taken apart
-
-    def _taken_apart(self) -> dict[Site, Tensor]:
-        """By site, (pos, d): the embeddings, and what dictionaries miss."""
-        embeddings = wide(self.replacement.put_in[EMBEDDINGS].detach()[0])
-        found = {EMBEDDINGS: embeddings - self._positions(embeddings)}
-        for layer in self.sources.errors:
-            site = Site("mlp_out", layer)
-            missed = wide(self.replacement.put_in[site].detach()[0])
-            for basis, active in zip(self.bases, self.active, strict=True):
-                if site in basis.writes:
-                    missed = missed - basis.written(self.replacement, active, site)
-                    constant = basis.constant(self.replacement, site)
-                    missed = missed if constant is None else missed - constant
-            found[site] = missed
-        return found
 
     def _of_the_first_token(self) -> dict[Site, Tensor]:
         """By site, (d,): all that is put in at the first position but for biases, where it is one node as a whole."""
         if not self.whole_first:
             return {}
-        constants = self._constants()
         return {
-            site: wide(value.detach()[0, 0]) - wide(constants[site][0, 0])
+            site: wide(value.detach()[0, 0]) - wide(self.put.constants[site][0, 0])
             for site, value in self.replacement.put_in.items()
         }
-
-    def _positions(self, embeddings: Tensor) -> Tensor:
-        """What position embeddings give, (pos, d_model): it is no token's doing."""
-        if "pos_embed" not in self.model.sites:
-            return torch.zeros_like(embeddings)
-        run = self.model.run(self.replacement.tokens, keep="pos_embed", stop_at=EMBEDDINGS)
-        return wide(run["pos_embed"][0])
-
-    def _constants(self) -> dict[Site, Tensor]:
-        """What is put in by biases alone: of dictionaries, and position embeddings."""
-        found = {site: torch.zeros_like(value) for site, value in self.replacement.put_in.items()}
-        found[EMBEDDINGS] += self._positions(wide(found[EMBEDDINGS][0])).to(found[EMBEDDINGS].dtype)
-        for basis in self.bases:
-            for site in basis.writes:
-                constant = basis.constant(self.replacement, site)
-                if constant is not None:
-                    found[site] += constant.to(found[site].dtype)
-        return found
 
     # The work
 
@@ -237,7 +210,7 @@ class Attribution:
         gradients = {site: wide(each[:, 0]) for site, each in zip(sites, found, strict=True) if each is not None}
         row = Row.empty(len(made), self.sources.fixed, self.rows.width)
         with torch.no_grad():
-            for place, (site, given) in enumerate(self._inputs.items()):
+            for place, (site, given) in enumerate(self._fixed.items()):
                 if site in gradients:
                     parts = (gradients[site] * given).sum(-1)
                     if self._first:

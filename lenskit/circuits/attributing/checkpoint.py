@@ -70,6 +70,6 @@ def _fingerprint(work: Attribution) -> str:
     for each in work.active:
         digest.update(each.features.cpu().numpy().tobytes())
         digest.update(each.activations.detach().cpu().float().numpy().tobytes())
-    for missed in work.missed.values():
+    for missed in work.put.missed.values():
         digest.update(missed.detach().cpu().float().numpy().tobytes())
     return digest.hexdigest()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lenskit.circuits.attributing.targets import names_of
 from lenskit.circuits.graph import EMBED, ERROR, FEATURE, LOGIT, Graph
 
 if TYPE_CHECKING:
@@ -38,12 +39,9 @@ def graph_of(work: Attribution) -> Graph:
     sizes[targets] = np.bincount(target, weights=np.abs(weight), minlength=len(order))[targets] + np.abs(rest[targets])
     model = work.model
     ids = work.replacement.tokens[0].tolist()
-    kinds = {basis.layer: basis.kind for basis in work.bases} | {
-        site.layer: basis.kind for basis in work.bases for site in basis.writes
-    }
     return Graph(
         tokens=tuple(ids),
-        pieces=_pieces(work, ids),
+        pieces=names_of(model, ids),
         kind=columns["kind"][order],
         layer=columns["layer"][order],
         pos=columns["pos"][order],
@@ -58,7 +56,7 @@ def graph_of(work: Attribution) -> Graph:
         target=target,
         weight=weight,
         labels=work.targets.labels,
-        layers=tuple(kinds.get(layer, "none") for layer in range(model.n_layers)),
+        layers=work.put.layers,
         n_layers=model.n_layers,
         provenance=work.provenance,
     )
@@ -81,9 +79,3 @@ def _columns(work: Attribution, chosen: np.ndarray) -> dict[str, np.ndarray]:
         "activation": np.concatenate([np.full(len(fixed), np.nan), active[inside], np.full(count, np.nan)]),
         "weights": np.concatenate([np.zeros(len(chosen)), work.targets.weights]),
     }
-
-
-def _pieces(work: Attribution, ids: list[int]) -> tuple[str, ...]:
-    if work.model.tokenizer is None:
-        return tuple(map(str, ids))
-    return tuple(piece if isinstance(piece, str) else repr(piece) for piece in work.model.text.pieces(ids))

@@ -85,17 +85,10 @@ class Replacement:
 
             return fn
 
-        def note(site: Site) -> Callable[[Tensor], Tensor]:
-            def fn(value: Tensor) -> Tensor:
-                read[site] = value
-                return value
-
-            return fn
-
         asked = dict.fromkeys([*(each.reads for each in past), *reads])
         edits: list[Edit] = [*scales.noting(), _at(EMBEDDINGS, put(EMBEDDINGS))]
         edits += [_at(Site("pattern", layer), hold(layer)) for layer in _attending(model)]
-        edits += [_at(site, note(site)) for site in asked]
+        edits += [_at(site, _noting(read, site)) for site in asked]
         edits += [_at(site, put(site)) for site in writes]
         logits = model.trace(tokens, edits=edits, grads=True).finish().logits.detach()
         return cls(model, tokens, logits, put_in, read, past, scales, patterns)
@@ -119,19 +112,12 @@ class Replacement:
 
             return fn
 
-        def note(site: Site) -> Callable[[Tensor], Tensor]:
-            def fn(value: Tensor) -> Tensor:
-                read[site] = value
-                return value
-
-            return fn
-
         def hold(pattern: Tensor) -> Callable[[Tensor], Tensor]:
             return lambda _: pattern.detach()
 
         edits: list[Edit] = [*self.scales.again()]
         edits += [_at(Site("pattern", layer), hold(pattern)) for layer, pattern in self.patterns.items()]
-        edits += [_at(site, note(site)) for site in self.read]
+        edits += [_at(site, _noting(read, site)) for site in self.read]
         edits += [_at(site, put(site)) for site in self.put_in]
         logits = self.model.run(self.tokens, edits=edits).logits
         return read, logits
@@ -139,6 +125,14 @@ class Replacement:
 
 def _at(site: Site, fn: Callable[[Tensor], Tensor]) -> Call:
     return Call(site.name, fn, layers=site.layer)
+
+
+def _noting(read: dict[Site, Tensor], site: Site) -> Callable[[Tensor], Tensor]:
+    def fn(value: Tensor) -> Tensor:
+        read[site] = value
+        return value
+
+    return fn
 
 
 def _attending(model: Model) -> range:

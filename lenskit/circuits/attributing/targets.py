@@ -62,12 +62,12 @@ class Targets:
             pair = (_token(model, target, len(probabilities)), _token(model, versus, len(probabilities)))
             if pair[0] == pair[1]:
                 raise ValueError(f"target={target!r} and versus={versus!r} are one token: nothing lies between them.")
-            labels = (f"{_name(model, pair[0])} - {_name(model, pair[1])}",)
+            labels = (" - ".join(names_of(model, pair)),)
             return cls((pair,), labels, (1.0,), pos, read_of(model, [pair]))
         chosen = _likeliest(probabilities, share, most) if target is None else _named(model, target, len(probabilities))
         shares = probabilities[chosen]
         weights = tuple((shares / shares.sum()).tolist()) if float(shares.sum()) else (1 / len(chosen),) * len(chosen)
-        labels = tuple(_name(model, token) for token in chosen)
+        labels = names_of(model, chosen)
         tokens = [(token,) for token in chosen]
         return cls(tuple(tokens), labels, weights, pos, read_of(model, tokens))
 
@@ -100,11 +100,11 @@ def _token(model: Model, token: Token, vocab: int) -> int:
     return found
 
 
-def _name(model: Model, token: int) -> str:
+def names_of(model: Model, tokens: Sequence[int]) -> tuple[str, ...]:
+    """Tokens by their text; by their numbers where there is no tokenizer."""
     if model.tokenizer is None:
-        return str(token)
-    piece = model.text.pieces([token])[0]
-    return piece if isinstance(piece, str) else repr(piece)
+        return tuple(map(str, tokens))
+    return tuple(piece if isinstance(piece, str) else repr(piece) for piece in model.text.pieces(tokens))
 
 
 @torch.no_grad()

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from lenskit.circuits.by_weights.stream import feature_name, head_is_before, one_row, read_by, taken_back, through_heads
+from lenskit.circuits.by_weights.stream import feature_name, head_is_before, one_row, read_by, taken_back
 from lenskit.curves import on_any_page
 from lenskit.lenses.picture import SEQUENTIAL
+from lenskit.models.weighing.heads import through_heads
 from lenskit.transcoders.transcoder import Transcoder
 
 if TYPE_CHECKING:

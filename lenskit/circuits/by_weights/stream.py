@@ -14,6 +14,7 @@ from torch import Tensor
 from lenskit.models.identity import d_model_of
 from lenskit.models.sites import Site, SiteUnavailable
 from lenskit.models.weighing.factored import FactoredMatrix
+from lenskit.models.weighing.heads import through_heads
 from lenskit.models.weighing.norms import wide
 from lenskit.transcoders.index.bases import as_basis, written_by
 from lenskit.transcoders.index.embeddings import norm_before
@@ -53,15 +54,7 @@ def read_by(model: Model, transcoder: Transcoder) -> Rows:
         raise SiteUnavailable(f"{transcoder!r} reads neurons, and no directions of the residual stream.")
     norm = norm_before(model, site)
     _check_width(model, transcoder.d_in, transcoder)
-    gain = norm.gain
-
-    def rows(which: slice) -> Tensor:
-        made = wide(transcoder.W_enc[which])
-        made = _centred(made) if transcoder.normalise == "layer norm" else made
-        made = made if gain is None else made * gain.to(made)
-        return _centred(made) if norm.centres else made
-
-    return rows
+    return lambda which: norm.back(transcoder.read_directions(which))
 
 
 def written_by_features(model: Model, transcoder: Transcoder, before: Site) -> Rows:
@@ -91,25 +84,6 @@ def written_by_features(model: Model, transcoder: Transcoder, before: Site) -> R
         return made
 
     return rows
-
-
-def through_heads(model: Model, layer: int) -> FactoredMatrix:
-    """(head, d_model, d_model): what each head of a layer adds to the residual stream of what stands in it at a token.
-
-    It looks at that token alone, the norms before and behind it divide by 1, and biases are left out. Raises
-    `IndexError` for a layer that is not there, `SiteUnavailable` where the heads' weights are not found.
-    """
-    if not 0 <= layer < model.n_layers:
-        raise IndexError(f"layer {layer} does not exist: this model has layers 0 to {model.n_layers - 1}.")
-    before, heads = model.weights.norm("attn_in", layer), model.weights.OV[layer]
-    A, B = wide(heads.A), wide(heads.B)
-    A = A if before.gain is None else A * before.gain.to(A)[:, None]
-    A = _centred(A, -2) if before.centres else A
-    writer = model.weights.found.parts.writer("W_O", layer)
-    if (behind := writer.post_norm) is not None:
-        B = _centred(B) if behind.centres else B
-        B = B * writer.factor if behind.gain is None else B * (behind.gain.to(B) * writer.factor)
-    return FactoredMatrix(A, B)
 
 
 def through_head(model: Model, head: Head) -> FactoredMatrix:
@@ -177,7 +151,3 @@ def _place(model: Model, site: Site) -> tuple[int, int]:
 def _check_width(model: Model, width: int, transcoder: Transcoder) -> None:
     if width != d_model_of(model):
         raise ValueError(f"{transcoder!r} is {width} wide, and the residual stream of this model {d_model_of(model)}.")
-
-
-def _centred(x: Tensor, dim: int = -1) -> Tensor:
-    return x - x.mean(dim, keepdim=True)

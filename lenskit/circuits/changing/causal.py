@@ -13,6 +13,7 @@ from lenskit.circuits.changing.interventions import Attention, Change, measured
 from lenskit.circuits.graph import FEATURE, Graph
 from lenskit.circuits.nodes import NodeLike
 from lenskit.lenses.picture import plain
+from lenskit.patching.edge_attribution import pearson
 from lenskit.transcoders.transcoder import Transcoder
 
 if TYPE_CHECKING:
@@ -50,12 +51,12 @@ class CausalCheck:
     @property
     def correlation(self) -> float:
         """Pearson's, of predicted and measured effects over changes and targets; nan for fewer than three."""
-        return _pearson(self.predicted, self.measured)
+        return _over(self.predicted, self.measured)
 
     @property
     def control_correlation(self) -> float:
         """The same of the random nodes."""
-        return _pearson(self.control_predicted, self.control_measured)
+        return _over(self.control_predicted, self.control_measured)
 
     @property
     def same_sign(self) -> float:
@@ -220,7 +221,5 @@ def _controls(graph: Graph, changes: Sequence[Change], rng: np.random.Generator)
     return found
 
 
-def _pearson(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = a.ravel() - a.mean() if a.size else a, b.ravel() - b.mean() if b.size else b
-    size = np.sqrt((a**2).sum() * (b**2).sum())
-    return float((a * b).sum() / size) if a.size > 2 and size else float("nan")
+def _over(predicted: np.ndarray, found: np.ndarray) -> float:
+    return pearson(predicted.ravel(), found.ravel()) if predicted.size > 2 else float("nan")

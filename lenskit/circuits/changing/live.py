@@ -13,7 +13,9 @@ from torch import Tensor
 from lenskit.circuits.attributing.basis import Read
 from lenskit.circuits.attributing.targets import read_of, reading_site
 from lenskit.circuits.changing.effects import total_effect
-from lenskit.circuits.changing.holding import CLEAN, DRAWN, HELD, Holding
+from lenskit.circuits.changing.held_rows import CLEAN
+from lenskit.circuits.changing.interventions import check_same
+from lenskit.circuits.changing.placebo import DRAWN, HELD, Placebo
 from lenskit.circuits.graph import FEATURE, LOGIT, Graph
 from lenskit.circuits.nodes import Node, NodeLike
 from lenskit.models.edits import Edit
@@ -115,7 +117,7 @@ class LiveCircuit:
         given = [transcoders] if isinstance(transcoders, Transcoder) else list(transcoders)
         self.model, self.graph, self.top_k, self.draws = model, graph, top_k, draws
         self.pos = int(graph.pos[logits[0]])
-        self._dictionaries = {each.reads.layer: each for each in given if each.reads.layer is not None}
+        self._dictionaries = {each.reads.layer: each for each in given}
         self._tokens = _targets(model, graph)
         self._prompt: _Prompt | None = None
         self._read: Read | None = None
@@ -137,12 +139,12 @@ class LiveCircuit:
         held = self._features(nodes)
         noise = torch.Generator().manual_seed(0)
         draws = self.draws if placebo else 0
-        holding = Holding(held, self.graph.layers, self._dictionaries, scale=scale, draws=draws, noise=noise)
+        beside = Placebo(held, self.graph.layers, self._dictionaries, scale=scale, draws=draws, noise=noise)
         prompt = yield from self._as_it_is()
         first = min(node.layer for node in held)
-        run, logits = yield from self._forward(prompt, holding.edits, DRAWN + draws, first)
+        run, logits = yield from self._forward(prompt, beside.edits, DRAWN + draws, first)
         values = self._values(run)
-        self._check_same(holding.seen, values[CLEAN])
+        check_same(self.model, self.graph, values[CLEAN], beside.seen)
         return self._ablated(held, scale, values, logits.log_softmax(-1))
 
     def _features(self, nodes: NodeLike | Iterable[NodeLike]) -> tuple[Node, ...]:
@@ -206,21 +208,6 @@ class LiveCircuit:
             self._read = read_of(self.model, self._tokens)
         vectors, constants = self._read
         return wide(run[reading_site(self.model)][:, self.pos]) @ vectors.T + constants
-
-    def _check_same(self, seen: Mapping[Node, float], values: Tensor) -> None:
-        """Raise `ValueError` where the model does not say on the prompt what the graph has."""
-        graph = self.graph
-        logits = graph.of_kind(LOGIT)
-        pairs = [(str(node), float(graph.activation[graph.number(node)]), now) for node, now in seen.items()]
-        found = values.tolist()
-        pairs += [(graph.name(int(n)), float(graph.value[n]), found[graph.feature[n]]) for n in logits]
-        near = 0.02 if self.model.dtype.itemsize >= 4 else 0.2
-        for name, there, here in pairs:
-            if abs(here - there) > near * max(1.0, abs(there), abs(here)):
-                raise ValueError(
-                    f"{name!r} is {there:.4g} in the graph and {here:.4g} in {self.model.name} on its prompt: give the "
-                    "model, its edits and the dictionaries that the graph was made with."
-                )
 
     def _ablated(self, held: tuple[Node, ...], scale: float, values: Tensor, log_probs: Tensor) -> Ablated:
         graph = self.graph

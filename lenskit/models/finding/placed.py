@@ -44,6 +44,14 @@ def dtype_of(model: nn.Module, first: nn.Module | None) -> torch.dtype:
     return torch.get_default_dtype() if weight is None else weight.dtype
 
 
+def device_and_dtype(model: nn.Module, first: nn.Module | None) -> tuple[torch.device, torch.dtype]:
+    """`entrance` and `dtype_of` in one look: this is asked at the end of every run."""
+    weight = None if first is None else first._parameters.get("weight")
+    if weight is None or weight.is_meta or not weight.is_floating_point():
+        return entrance(model, first), dtype_of(model, first)
+    return weight.device, weight.dtype
+
+
 def is_offloaded(model: nn.Module) -> bool:
     """Whether some of the weights are brought only while they are needed."""
     return any(mover.offload for module in model.modules() for mover in _movers(module))

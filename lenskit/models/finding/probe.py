@@ -97,7 +97,10 @@ class Probe:
 
     @classmethod
     def take(cls, model: nn.Module, blocks: nn.ModuleList, vocab: int) -> Probe:
-        """Run the model on five fixed tokens and keep every module's first tensors. The hooks are gone afterwards."""
+        """Run the model on five fixed tokens and keep every module's first tensors. The hooks are gone afterwards.
+
+        Raises `SiteUnavailable` for a model with active dropout, and for one whose numbers overflow.
+        """
         device = entrance(model, model.get_input_embeddings())  # pyright: ignore[reportCallIssue] -- a PreTrainedModel
         tokens = torch.tensor([[(vocab * k) // 7 for k in range(1, _TOKENS + 1)]], device=device)
         _refuse_dropout(model, tokens)
@@ -133,7 +136,9 @@ class Probe:
 
         with watched(model.modules(), begin, end), recorded(attend), eager(model.modules()), torch.no_grad():
             logits = model(input_ids=tokens, use_cache=False).logits
-        return cls(calls, attention, blocks, tokens, logits)
+        made = cls(calls, attention, blocks, tokens, logits)
+        _refuse_overflow(model, made)
+        return made
 
     @cached_property
     def by_module(self) -> dict[nn.Module, list[Call]]:
@@ -182,6 +187,19 @@ class Probe:
         return [call for call in self.calls if call.end < first]
 
 
+def _refuse_overflow(model: nn.Module, probe: Probe) -> None:
+    """Raise where the blocks hand on inf or nan: of such numbers nothing can be told apart."""
+    for layer, block in enumerate(probe.blocks):
+        for call in probe.by_module.get(block, ()):
+            if call.output.is_floating_point() and not bool(call.output.isfinite().all()):
+                name = str(call.output.dtype).removeprefix("torch.")
+                raise SiteUnavailable(
+                    f"what layer {layer} of this {type(model).__name__} gives is inf or nan, in {name}, so no site can "
+                    "be verified. Where numbers are too large for float16, load the model with dtype='float32'; else "
+                    "look for nan in its weights."
+                )
+
+
 def _refuse_dropout(model: nn.Module, tokens: Tensor) -> None:
     """Raise if the model gives the same tokens two different predictions, as it does while dropout is active."""
     if not any(module.training for module in model.modules()):
@@ -190,7 +208,7 @@ def _refuse_dropout(model: nn.Module, tokens: Tensor) -> None:
     forked = torch.random.fork_rng([tokens.device] if tokens.device.type == "cuda" else [])
     with forked, eager(model.modules()), torch.no_grad():
         first, second = (model(input_ids=tokens, use_cache=False).logits for _ in range(2))
-    if not same(first, second, least=1e-4):
+    if not bool(first.isnan().any()) and not same(first, second, least=1e-4):
         raise SiteUnavailable(
             f"this {type(model).__name__} is in training mode and its dropout is active: two forwards of the same "
             "tokens differ, so no site can be verified on them. Switch that off, model.hf_model.eval(), and back on "

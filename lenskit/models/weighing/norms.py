@@ -69,6 +69,14 @@ class Norm:
         made = made if self.gain is None else made * self.gain
         return made if self.bias is None else made + self.bias
 
+    def back(self, directions: Tensor) -> Tensor:
+        """Directions (..., d_model) of what the norm gives as those of what it reads, but for what it divides by.
+
+        Taking off the mean takes it off a direction, too: `held(x, 1) @ d == x @ back(d)`, biases left out.
+        """
+        gain = self.gain
+        return self._centred(wide(directions) if gain is None else wide(directions) * gain.to(directions.device))
+
     def _centred(self, x: Tensor) -> Tensor:
         return x - x.mean(-1, keepdim=True) if self.centres else x
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from lenskit.models.edits import Set
 from lenskit.models.model import Model
 from lenskit.models.sites import Site, SiteUnavailable
+from lenskit.models.weighing.heads import through_heads
 from lenskit.models.weighing.norms import Norm
 from lenskit.transcoders.index.bases import Basis, Neurons, reads
 from lenskit.transcoders.index.effects import Lists, blocks_of, blocks_of_tokens
@@ -118,15 +119,14 @@ def read_directions(model: Model, basis: Basis) -> Tensor:
     site = reads(basis)
     norm = norm_before(model, site)
     if isinstance(basis, Transcoder) and site.name not in _INSIDE_MLP:
-        rows = basis.W_enc.float().cpu()
+        rows = basis.read_directions().cpu()
     elif isinstance(basis, Neurons):
         assert site.layer is not None or site.name == "embed"
         rows = _columns(model, site) if site.name in _INSIDE_MLP else torch.eye(model.weights.W_E.shape[1])
         rows = -rows if basis.negative else rows
     else:
         raise SiteUnavailable(f"a dictionary of {site} reads neurons, and no directions of the residual stream.")
-    rows = rows if norm.gain is None else rows * norm.gain.to(rows)
-    return rows - rows.mean(-1, keepdim=True) if norm.centres else rows
+    return norm.back(rows)
 
 
 def _columns(model: Model, site: Site) -> Tensor:
@@ -156,10 +156,10 @@ def best_heads(model: Model, basis: Basis) -> tuple[Tensor, Tensor]:
         return torch.zeros(len(rows), 0, 2, dtype=torch.int64), torch.zeros(len(rows), 0)
     norms, names = list[Tensor](), list[tuple[int, int]]()
     for layer in layers:
-        W_V, W_O = _value_and_output(model, layer)
-        for head in range(len(W_O)):
-            at_value = rows @ W_O[head].T  # (feature, d_head)
-            norms.append(((at_value @ (W_V[head].T @ W_V[head])) * at_value).sum(1).clamp_min(0).sqrt())
+        heads = through_heads(model, layer)
+        for head, (W_V, W_O) in enumerate(zip(heads.A.cpu(), heads.B.cpu(), strict=True)):
+            at_value = rows @ W_O.T  # (feature, d_head)
+            norms.append(((at_value @ (W_V.T @ W_V)) * at_value).sum(1).clamp_min(0).sqrt())
             names.append((layer, head))
     values, places = torch.stack(norms, 1).topk(min(HEADS, len(names)), 1)
     return torch.tensor(names)[places], values
@@ -171,12 +171,11 @@ def de_embedding_through(model: Model, basis: Basis, feature: int, layer: int, h
     rows, layers = read_directions(model, basis), heads_before(model, reads(basis))
     if layer not in layers:
         raise ValueError(f"attention of layer {layer} writes nothing that {reads(basis)} reads: layers are {layers}.")
-    W_V, W_O = _value_and_output(model, layer, gain=False)
-    if not 0 <= head < len(W_O):
-        raise ValueError(f"head {head} of layer {layer} does not exist: there are heads 0 to {len(W_O) - 1}.")
-    back = W_V[head] @ (W_O[head] @ rows[feature])
+    heads = through_heads(model, layer)
+    if not 0 <= head < len(heads.A):
+        raise ValueError(f"head {head} of layer {layer} does not exist: there are heads 0 to {len(heads.A) - 1}.")
+    back = heads.A[head].cpu() @ (heads.B[head].cpu() @ rows[feature])
     norm = model.weights.norm("attn_in", layer)
-    back = back if norm.gain is None else back * norm.gain.cpu()
     parts = [
         norm.normalise(model.weights.W_E[ids].float()).cpu() @ back for ids in blocks_of_tokens(len(model.weights.W_E))
     ]
@@ -190,21 +189,3 @@ def best_through(
     scores = de_embedding_through(model, basis, feature, layer, head).numpy()
     best = np.argsort(-scores, kind="stable")[:n]
     return best, scores[best]
-
-
-def _value_and_output(model: Model, layer: int, gain: bool = True) -> tuple[Tensor, Tensor]:
-    """(head, d_model, d_head) and (head, d_head, d_model), by query head; the gain of the norm before inside.
-
-    The gain of a norm behind (Gemma's) is inside too, and what LayerNorms take off is off.
-    """
-    W_V = model.weights.by_query_head("W_V")[layer].float().cpu()
-    W_O = model.weights.W_O[layer].float().cpu()
-    before, writer = model.weights.norm("attn_in", layer), model.weights.found.parts.writer("W_O", layer)
-    if gain and before.gain is not None:
-        W_V = W_V * before.gain.cpu()[:, None]
-    if gain and before.centres:
-        W_V = W_V - W_V.mean(1, keepdim=True)
-    if (behind := writer.post_norm) is not None:
-        W_O = W_O - W_O.mean(-1, keepdim=True) if behind.centres else W_O
-        W_O = W_O * writer.factor if behind.gain is None else W_O * (behind.gain.cpu() * writer.factor)
-    return W_V, W_O
