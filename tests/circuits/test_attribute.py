@@ -60,7 +60,7 @@ def test_the_replacement_gives_the_models_own_logits(family: str) -> None:
     for basis, active in zip(work.bases, work.active, strict=True):
         for site in basis.writes:
             put[site] = put[site] + basis.written(work.replacement, active, site)
-    _, logits = work.replacement.with_inputs(put)
+    logits = work.replacement.with_inputs(put).logits
     torch.testing.assert_close(logits, model.run(IDS).logits, atol=1e-5, rtol=1e-4)
 
 

@@ -46,8 +46,7 @@ def test_an_edge_is_what_goes_with_its_source(work) -> None:
         site, gone = _given_by(work, node)
         put[site] = put[site].clone()
         put[site][0, node.pos] -= gone
-        read, _ = replacement.with_inputs(put)
-        less = _values(work, graph, read)
+        less = _values(work, graph, replacement.with_inputs(put))
         for edge in graph.out_of(number)[:10]:
             target = graph.number(edge.target)
             change = own[target] - less[target]

@@ -60,7 +60,7 @@ def test_is_exact_in_the_model_whose_attention_and_norms_are_held(scale: float) 
     replacement = Replacement.of(model(), tokens, writes, [basis.reads for basis in bases])
     given = {site: value.detach().clone() for site, value in replacement.put_in.items()}
     given[Site("mlp_post", 2)][0, node.pos, node.feature] *= scale
-    _, changed = replacement.with_inputs(given)
+    changed = replacement.with_inputs(given).logits
     expected = targets(changed) - targets(replacement.logits)
     np.testing.assert_allclose(total_effect(made, node, scale), expected, atol=1e-5)
     assert np.abs(expected).max() > 1e-3

@@ -52,6 +52,11 @@ class PatchView(View):
         self.deliver(*self.made_up.patched(request))
         return request
 
+    def answer_patches_until(self, layers: list[int], columns: list[int]) -> None:
+        """Answer what is asked up to the patch of a region: where a pointer or a key rested on its way, a look at a cell."""
+        while (asked := self.answer_patch())["layers"] != layers or asked["columns"] != columns:
+            assert len(asked["layers"]) == len(asked["columns"]) == 1, asked
+
     def at(self, layer: int, column: int) -> Locator:
         """A cell, by its layer and its position or head."""
         return self.page.locator(f'[role=row]:has(> [aria-label="layer {layer}"]) [aria-colindex="{column + 2}"]')

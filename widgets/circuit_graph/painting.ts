@@ -113,7 +113,7 @@ export function drawItem(context: CanvasRenderingContext2D, scene: Scene, layout
   if (kind === LOGIT) return;
   if (group !== null) drawGroup(context, group, layout, at, inks);
   else {
-    outline(context, layout, at, 0, kind === EMBED ? "square" : kind === ERROR ? "diamond" : "disc");
+    outline(context, layout, at, 0, shapeOf(scene, at));
     context.fillStyle = kind === ERROR ? inks.page : kind === EMBED ? inks.third : inks.bar;
     context.fill();
     context.lineWidth = 1.1;

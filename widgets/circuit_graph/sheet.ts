@@ -8,8 +8,6 @@ const [MOST, LONGEST] = [24e6, 16000];
 export class Sheet {
   readonly canvas: HTMLCanvasElement;
   readonly context: CanvasRenderingContext2D | null;
-  #width = 0;
-  #height = 0;
 
   constructor(name: string) {
     this.canvas = make("canvas", name);
@@ -26,11 +24,8 @@ export class Sheet {
     const [w, h] = [Math.ceil(width * ratio), Math.ceil(height * ratio)];
     // Setting a canvas's size throws its memory away.
     if (canvas.width !== w || canvas.height !== h) [canvas.width, canvas.height] = [w, h];
-    if (width !== this.#width || height !== this.#height) {
-      [this.#width, this.#height] = [width, height];
-      canvas.style.width = `${width}px`;
-      canvas.style.height = `${height}px`;
-    }
+    canvas.style.width = `${width}px`;
+    canvas.style.height = `${height}px`;
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, width, height);
     return context;

@@ -153,7 +153,7 @@ export class Stage {
   /** A few words beside an item; null hides them. */
   tip(item: number | null, ...words: Child[]): void {
     const [layout, tip] = [this.#layout, this.#tip];
-    tip.hidden = item === null || !layout;
+    tip.hidden = item === null;
     if (item === null || !layout) return;
     tip.replaceChildren(...words);
     const [x, y, high] = [layout.x[item] as number, layout.y[item] as number, layout.high[item] as number];

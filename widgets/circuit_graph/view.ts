@@ -24,6 +24,8 @@ export type Model = AnyModel<{ spec: Spec; facts: Facts }>;
 
 /** Of the detail beside the picture, with the space between them. */
 const BESIDE = 372;
+/** So many milliseconds without another node, and the pointer rests. */
+const REST = 60;
 /** A change of these makes another picture. */
 const DRAWN: readonly (keyof Spec)[] = ["nodes", "edges", "pinned", "groups", "folded"];
 
@@ -44,6 +46,7 @@ export class View {
   #scene: Scene | null = null;
   #layout: Layout | null = null;
   #room = 0;
+  #resting: ReturnType<typeof setTimeout> | undefined;
 
   constructor(model: Model, el: HTMLElement, signal: AbortSignal) {
     this.#model = model;
@@ -121,7 +124,10 @@ export class View {
     this.#linked = new Linked(model, signal, (fields) => this.#follow(fields));
     const changed = (): void => this.#changedOutside();
     model.on("change:spec", changed);
-    signal.addEventListener("abort", () => model.off("change:spec", changed));
+    signal.addEventListener("abort", () => {
+      model.off("change:spec", changed);
+      clearTimeout(this.#resting);
+    });
     el.append(this.#frame.root);
     this.#frame.theme.look();
   }
@@ -227,9 +233,13 @@ export class View {
 
   /** Brings marks and detail in step with what is looked at. */
   #look(): void {
-    const [scene, spec, chosen] = [this.#scene, this.#spec, this.#chosen];
-    if (!scene || !this.#layout) return;
     this.#light();
+    this.#tell();
+  }
+
+  #tell(): void {
+    const [scene, spec, chosen] = [this.#scene, this.#spec, this.#chosen];
+    if (!scene) return;
     const { hovered, gathered } = this.#looking;
     const item = chosen ?? hovered;
     const live = this.#facts.live && scene.network.header.live;
@@ -263,12 +273,13 @@ export class View {
     return scene ? this.#looking.nodes(scene, this.#spec).map((node) => scene.network.names[node] as string) : [];
   }
 
-  /** Lights what is under the pointer; where nothing is chosen, and it is not a list that is pointed at, the detail tells of it. */
+  /** Lights what is under the pointer. Once it rests, and nothing is chosen, the detail tells of it: of each on its way it would flicker. */
   #hover(item: number | null, listed = false): void {
     if (item === this.#looking.hovered) return;
     this.#looking.hovered = item;
-    if (listed || this.#chosen !== null || this.#looking.gathered.length) this.#light();
-    else this.#look();
+    this.#light();
+    clearTimeout(this.#resting);
+    if (!listed && this.#chosen === null && !this.#looking.gathered.length) this.#resting = setTimeout(() => this.#tell(), REST);
   }
 
   /** Chooses an item, or none; what is gathered is forgotten, unless one only walks. */

@@ -35,7 +35,7 @@ export class Stage {
   #sweep: Sweep | null = null;
   #width = 0;
   #hovered: Cell | null = null;
-  #drag: { from: Cell; to: Cell; moved: boolean } | null = null;
+  #drag: { on: Element; from: Cell; to: Cell; moved: boolean } | null = null;
 
   constructor(
     private readonly events: StageEvents,
@@ -72,16 +72,16 @@ export class Stage {
   #press(event: PointerEvent): void {
     const cell = this.grid.cellAt(event.target);
     if (!cell || event.button !== 0 || event.pointerType === "touch") return;
-    this.#drag = { from: cell, to: cell, moved: false };
+    this.#drag = { on: event.target as Element, from: cell, to: cell, moved: false };
   }
 
   #over(event: PointerEvent): void {
     if (event.pointerType === "touch") return;
     const cell = this.grid.cellAt(event.target);
     if (this.#drag && cell) {
-      const { from } = this.#drag;
+      const { on, from } = this.#drag;
       const moved = this.#drag.moved || !sameCell(cell, from);
-      this.#drag = { from, to: cell, moved };
+      this.#drag = { on, from, to: cell, moved };
       if (moved) this.events.dragged(from, cell, false);
     } else if (!this.#drag) {
       this.#hover(cell);
@@ -98,9 +98,11 @@ export class Stage {
     if (!this.#drag) return;
     // A quick hand lets go in a cell that the pointer was never heard to come over.
     this.#over(event);
-    if (this.#drag?.moved) this.events.dragged(this.#drag.from, this.#drag.to, true);
-    // The click that follows belongs to the drag: it looks at this before it is forgotten.
     const drag = this.#drag;
+    if (drag.moved) this.events.dragged(drag.from, drag.to, true);
+    // Where the cell's element was made anew meanwhile, as when a scroll bar comes, a browser tells of no click.
+    else if (!drag.on.isConnected && sameCell(this.grid.cellAt(event.target), drag.from)) this.events.clicked(drag.from);
+    // The click that follows belongs to the drag: it looks at this before it is forgotten.
     setTimeout(() => {
       if (this.#drag === drag) this.#drag = null;
     });

@@ -62,7 +62,7 @@ class Attribution:
         self._fixed = {EMBEDDINGS: self.put.embeddings}
         self._fixed |= {Site("mlp_out", layer): missed for layer, missed in self.put.missed.items()}
         self._first = self._of_the_first_token()
-        self._biases, _ = self.replacement.with_inputs(self.put.constants)
+        self._biases = self.replacement.with_inputs(self.put.constants, stop_at=reading_site(self.model))
         self.rows = Rows(self.sources.fixed, min(self.width, sum(counts)))
         self.next: list[int] = []
         self._weights = np.array(self.targets.weights)

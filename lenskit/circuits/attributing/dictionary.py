@@ -105,12 +105,9 @@ class Dictionary:
         gradients = gradients.to(decoder.dtype)
         if 4 * most >= len(decoder):  # nearly all of them are active somewhere: one product for all is quicker
             return (gradients @ decoder.T)[:, active.pos, active.features]
-        found = gradients.new_empty(targets, len(active.pos))
-        begin = 0
-        for pos, count in enumerate(counts.tolist()):
-            here = slice(begin, begin + count)
-            torch.mm(gradients[:, pos], decoder[active.features[here]].T, out=found[:, here])
-            begin += count
+        found, rows, each = gradients.new_empty(targets, len(active.pos)), decoder[active.features], counts.tolist()
+        for here, given, out in zip(gradients.unbind(1), rows.split(each), found.split(each, 1), strict=True):
+            torch.mm(here, given.T, out=out)
         return found
 
     def _restored(self, replacement: Replacement) -> Tensor | None:

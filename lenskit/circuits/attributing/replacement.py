@@ -20,6 +20,7 @@ from lenskit.models.sites import Site
 
 if TYPE_CHECKING:
     from lenskit.models.model import Model
+    from lenskit.models.run import Run
 
 EMBEDDINGS = Site("resid_pre", 0)
 
@@ -94,8 +95,8 @@ class Replacement:
         return cls(model, tokens, logits, put_in, read, past, scales, patterns)
 
     @torch.no_grad()
-    def with_inputs(self, values: Mapping[Site, Tensor]) -> tuple[dict[Site, Tensor], Tensor]:
-        """What is read, (1, pos, ...), and the logits, if something else is put in: all must be given.
+    def with_inputs(self, values: Mapping[Site, Tensor], stop_at: Site | None = None) -> Run:
+        """The run, with all that is read, if something else is put in: all must be given.
 
         With the biases alone, and zeros for all else, it is what is left of every value when no node gives anything.
         """
@@ -117,10 +118,9 @@ class Replacement:
 
         edits: list[Edit] = [*self.scales.again()]
         edits += [_at(Site("pattern", layer), hold(pattern)) for layer, pattern in self.patterns.items()]
-        edits += [_at(site, _noting(read, site)) for site in self.read]
+        edits += [_at(site, _noting(read, site)) for site in {each.reads for each in self.past}]
         edits += [_at(site, put(site)) for site in self.put_in]
-        logits = self.model.run(self.tokens, edits=edits).logits
-        return read, logits
+        return self.model.run(self.tokens, edits=edits, keep=list(self.read), stop_at=stop_at)
 
 
 def _at(site: Site, fn: Callable[[Tensor], Tensor]) -> Call:

@@ -8,8 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from lenskit.circuits.influence import Wires, influence
+
+_AT_ONCE = 4  # times as many features as are kept wait until the largest are chosen: a choice costs a pass over them
 
 
 @dataclass
@@ -91,7 +94,7 @@ class Rows:
     def add(self, targets: list[int], row: Row, values: Tensor, biases: Tensor) -> None:
         """A batch of rows, whole: in one step, so that no interruption leaves a part of it."""
         numbers = torch.tensor(targets, dtype=torch.int64)
-        parts = (row.fixed, row.which, row.parts, row.sums, row.sizes)
+        parts = (row.fixed, *row.largest(), row.sums, row.sizes)
         self.batches.append(Batch(numbers, *parts, values.double(), biases.double()))
 
     def stacked(self, name: str) -> Tensor:
@@ -128,20 +131,24 @@ class Rows:
 
 @dataclass
 class Row:
-    """What reaches a batch of targets: filled layer by layer, so that never all of it is there at once."""
+    """What reaches a batch of targets: filled layer by layer, so that never all of it is there at once.
 
+    Attributes:
+        width: how many features are kept of each target.
+        held: features' numbers and what they give, (target, some) each, of which the largest are still to be chosen.
+    """
+
+    width: int
     fixed: Tensor
-    which: Tensor
-    parts: Tensor
     sums: Tensor
     sizes: Tensor
+    held: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     @classmethod
     def empty(cls, targets: int, fixed: int, width: int) -> Row:
         """Nothing yet."""
         zeros = torch.zeros(targets, dtype=torch.float64)
-        which = torch.full((targets, width), -1, dtype=torch.int32)
-        return cls(torch.zeros(targets, fixed), which, torch.zeros(targets, width), zeros, zeros.clone())
+        return cls(width, torch.zeros(targets, fixed), zeros, zeros.clone())
 
     def put_fixed(self, begin: int, given: Tensor) -> None:
         """What embeddings, or the errors of a layer, give: (target, pos)."""
@@ -149,20 +156,23 @@ class Row:
         self._count(given)
 
     def put_features(self, begin: int, given: Tensor) -> None:
-        """What features give, (target, active), the first of which has the number `begin`: the largest stay."""
+        """What features give, (target, active), the first of which has the number `begin`."""
         self._count(given)
-        width = self.which.shape[1]
-        count = min(width, given.shape[1])
-        if count < given.shape[1]:
-            order = given.abs().topk(count, sorted=False).indices
-            numbers, given = (order + begin).to(torch.int32), given.gather(1, order)
-        else:
-            numbers = torch.arange(begin, begin + count, dtype=torch.int32).expand(len(given), -1)
-        which, parts = torch.cat([self.which, numbers], 1), torch.cat([self.parts, given], 1)
-        # What is not there yet is smaller than all that is.
-        sizes = torch.where(which < 0, -1.0, parts.abs())
-        order = sizes.topk(width, sorted=False).indices
-        self.which, self.parts = which.gather(1, order), parts.gather(1, order)
+        numbers = torch.arange(begin, begin + given.shape[1], dtype=torch.int32)
+        self.held.append((numbers.expand(given.shape), given))
+        if sum(parts.shape[1] for _, parts in self.held) > _AT_ONCE * self.width:
+            self.held = [self.largest()]
+
+    def largest(self) -> tuple[Tensor, Tensor]:
+        """(target, width) each: which features give most, by number, -1 where there are fewer, and how much."""
+        none = self.fixed.new_zeros(len(self.fixed), 0)
+        which = torch.cat([none.to(torch.int32), *(numbers for numbers, _ in self.held)], 1)
+        parts = torch.cat([none, *(parts for _, parts in self.held)], 1)
+        fewer = self.width - which.shape[1]
+        if fewer >= 0:
+            return pad(which, (0, fewer), value=-1), pad(parts, (0, fewer))
+        order = parts.abs().topk(self.width, sorted=False).indices
+        return which.gather(1, order), parts.gather(1, order)
 
     def _count(self, given: Tensor) -> None:
         self.sums += given.sum(1, dtype=torch.float64)
