@@ -6,6 +6,7 @@ import torch
 
 import lenskit as lk
 from lenskit.circuits.attributing.asking import attribute, attribution
+from lenskit.circuits.attributing.targets import reading_site
 from lenskit.circuits.graph import EMBED, ERROR, FEATURE, Graph
 from lenskit.models.sites import Site, SiteUnavailable
 from lenskit.transcoders.activations import ReLU
@@ -62,6 +63,30 @@ def test_the_replacement_gives_the_models_own_logits(family: str) -> None:
             put[site] = put[site] + basis.written(work.replacement, active, site)
     logits = work.replacement.with_inputs(put).logits
     torch.testing.assert_close(logits, model.run(IDS).logits, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", MANY)
+def test_of_nothing_the_replacement_makes_what_the_models_own_biases_give(family: str) -> None:
+    replacement = attribution(model_of(family), IDS).replacement
+    zeros = {site: torch.zeros_like(value) for site, value in replacement.put_in.items()}
+    made, found = replacement.with_inputs(zeros), replacement.with_nothing(reading_site(replacement.model))
+    assert (found is None) == (family in {"llama", "gemma2", "qwen3", "olmo2", "granite", "cohere", "gemma3_text"})
+    for site in replacement.read:
+        if found is None:
+            assert not made[site].any()
+        else:
+            torch.testing.assert_close(found[site], made[site], atol=0, rtol=0)
+
+
+def test_what_an_edit_adds_is_a_bias_like_any_other() -> None:
+    model = model_of("llama")
+    model.edit(lk.Add("resid_post", 3.0, layers=0, pos=4))
+    graph = attribute(model, IDS, features=60, whole_first=False)
+    targets = ~np.isnan(graph.value)
+    assert np.abs(graph.bias[targets]).max() > 0.01
+    np.testing.assert_allclose(
+        (summed(graph) - graph.value)[targets] / np.maximum(graph.size, 1.0)[targets], 0, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("with_dictionaries", [False, True], ids=["neurons", "transcoders"])

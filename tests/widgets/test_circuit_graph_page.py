@@ -94,6 +94,28 @@ def test_hovering_says_what_a_node_is_and_lights_what_feeds_it_and_what_it_feeds
     assert page.spec["selection"] is None
 
 
+# A pointer comes over a node and presses at once; how often the detail was written, and so its lines made anew.
+PRESS = """async ([clientX, clientY]) => {
+  const [sheet, title] = ['.lk-c-sheet', '.lk-c-head .lk-f-title'].map((name) => document.querySelector(name));
+  let told = 0;
+  new MutationObserver(() => (told += 1)).observe(title, { childList: true, characterData: true, subtree: true });
+  for (const name of ['pointermove', 'pointerdown', 'pointerup']) {
+    sheet.dispatchEvent(new PointerEvent(name, { clientX, clientY, pointerType: 'mouse', button: 0, bubbles: true }));
+  }
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  return told;
+}"""
+
+
+def test_what_a_click_has_told_is_not_told_again_when_the_pointer_rests(open_page: Open) -> None:
+    page = open_page()
+    text, at = max(page.along(1).items())
+    expect(page.title).to_have_text("Nothing chosen")
+    page.page.wait_for_timeout(300)  # the pointer has left, and rests
+    assert page.page.evaluate(PRESS, list(at)) == 1
+    expect(page.title).to_contain_text(text.split()[0])
+
+
 # How many pixels of the upper sheet have ink.
 INK = """() => {
   const canvas = document.querySelector('.lk-c-lighting');

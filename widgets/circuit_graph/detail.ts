@@ -89,23 +89,23 @@ export class Detail {
     const { network } = scene;
     this.#sum.hidden = true;
     if (gathered.length) {
-      this.#name.replaceChildren(`${counted(gathered.length, "node")} gathered`);
-      this.#says.replaceChildren("name them to make them one");
-      this.#numbers.replaceChildren(`influence ${percent(gathered.reduce((sum, node) => sum + (network.influence[node] as number), 0))}`);
+      this.#name.textContent = `${counted(gathered.length, "node")} gathered`;
+      this.#says.textContent = "name them to make them one";
+      this.#numbers.textContent = `influence ${percent(gathered.reduce((sum, node) => sum + (network.influence[node] as number), 0))}`;
       return;
     }
     if (item === null) {
-      this.#name.replaceChildren("Nothing chosen");
-      this.#says.replaceChildren("hover to see what feeds a node and what it feeds, click to choose, drag around several to group them");
-      this.#numbers.replaceChildren();
+      this.#name.textContent = "Nothing chosen";
+      this.#says.textContent = "hover to see what feeds a node and what it feeds, click to choose, drag around several to group them";
+      this.#numbers.textContent = "";
       return;
     }
     const { group, lead, nodes, influence } = scene.item(item);
     this.#name.replaceChildren(...(group === null ? titleOf(network, lead) : ["Group ", make("b", "", group)]));
-    this.#says.replaceChildren(group === null ? network.words(lead) : nodes.map((node) => network.short(node)).join(", "));
+    this.#says.textContent = group === null ? network.words(lead) : nodes.map((node) => network.short(node)).join(", ");
     const all = spec.groups[group ?? ""]?.length ?? 0;
     const several = `${nodes.length < all ? `${nodes.length} of ` : ""}${counted(all, "node")} · influence ${percent(influence)}`;
-    this.#numbers.replaceChildren(group === null ? numbersOf(network, lead) : several);
+    this.#numbers.textContent = group === null ? numbersOf(network, lead) : several;
     if (group === null) this.#showSum(scene, lead);
   }
 

@@ -8,7 +8,7 @@ export class Legend {
   readonly element = make("div", "lk-c-legend");
 
   show({ header, kind }: Network, { radius, largest }: Layout): void {
-    const units = ["neurons", "transcoder"].filter((kind) => header.layers.some((each) => each === kind));
+    const units = (["neurons", "transcoder"] as const).filter((kind) => header.layers.includes(kind));
     const unit = units.map((kind) => (kind === "neurons" ? "neuron" : "feature")).join(" or ");
     const disc = (share: number, words: string): HTMLElement => {
       const made = entry("disc", `${words}${percent(share * largest)}`);

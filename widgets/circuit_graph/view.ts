@@ -238,6 +238,7 @@ export class View {
   }
 
   #tell(): void {
+    clearTimeout(this.#resting);
     const [scene, spec, chosen] = [this.#scene, this.#spec, this.#chosen];
     if (!scene) return;
     const { hovered, gathered } = this.#looking;

@@ -59,10 +59,13 @@ class Attribution:
         self.error = 0.0
         self._begins = self.sources.begins
         self.levels = self.sources.levels()
-        self._fixed = {EMBEDDINGS: self.put.embeddings}
-        self._fixed |= {Site("mlp_out", layer): missed for layer, missed in self.put.missed.items()}
+        fixed = {EMBEDDINGS: self.put.embeddings}
+        fixed |= {Site("mlp_out", layer): missed for layer, missed in self.put.missed.items()}
+        # With what is put in there whatever the tokens are, (pos, 2, d): one product for both.
+        constants = self.put.constants
+        self._fixed = {site: torch.stack([given, wide(constants[site][0])], 1) for site, given in fixed.items()}
         self._first = self._of_the_first_token()
-        self._biases = self.replacement.with_inputs(self.put.constants, stop_at=reading_site(self.model))
+        self._nothing = self.replacement.with_nothing(reading_site(self.model))
         self.rows = Rows(self.sources.fixed, min(self.width, sum(counts)))
         self.next: list[int] = []
         self._weights = np.array(self.targets.weights)
@@ -149,7 +152,8 @@ class Attribution:
     def _explain(self, numbers: list[int]) -> None:
         values, biases, made = self._values(numbers)
         row = self._reached(made)
-        error = (row.sums + biases.double() - values.double()).abs() / (row.sizes + biases.abs()).clamp_min(1e-6)
+        biases += row.biases
+        error = (row.sums + biases - values).abs() / (row.sizes + biases.abs()).clamp_min(1e-6)
         self.error = float(np.maximum(self.error, float(error.max())))  # nan where one is
         self._check_sums()
         self.rows.add(numbers, row, values, biases)
@@ -164,18 +168,23 @@ class Attribution:
             )
 
     def _values(self, numbers: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Of some targets the value, what biases give of it, and the value less its constant with the graph to it."""
+        """Of some targets the value, what the model's biases give of it, and the value less its constant, traced back.
+
+        The first two in float64, and on the CPU.
+        """
         by_place = dict[int, tuple[Tensor, Tensor, Tensor]]()
         for place, (basis, features, pos, rows) in enumerate(self._by_basis(numbers)):
             read, site = self._read(basis, features, pos)
             x = wide(self.replacement.read[site])[0]
             made = (x[pos] * read.vectors).sum(-1)
-            bias = (wide(self._biases[site])[0][pos] * read.vectors).sum(-1) + read.constants
+            bias = read.constants
+            if self._nothing is not None:
+                bias = bias + (wide(self._nothing[site])[0][pos] * read.vectors).sum(-1)
             by_place[place] = (made + read.constants, bias, torch.tensor(rows))
         order = torch.cat([rows for _, _, rows in by_place.values()]).argsort()
         made = torch.cat([made for made, _, _ in by_place.values()])[order]
         biases = torch.cat([bias for _, bias, _ in by_place.values()])[order]
-        return made.detach(), biases.detach(), made
+        return made.detach().double().cpu(), biases.detach().double().cpu(), made
 
     def _by_basis(self, numbers: list[int]) -> Iterator[tuple[Basis | None, Tensor, Tensor, list[int]]]:
         """The targets of each layer, and of the logits (None): features, positions, and their places in the batch."""
@@ -208,18 +217,23 @@ class Attribution:
             allow_unused=True,
         )
         gradients = {site: wide(each[:, 0]) for site, each in zip(sites, found, strict=True) if each is not None}
-        row = Row.empty(len(made), self.sources.fixed, self.rows.width)
-        with torch.no_grad():
-            for place, (site, given) in enumerate(self._fixed.items()):
-                if site in gradients:
-                    parts = (gradients[site] * given).sum(-1)
-                    if self._first:
-                        parts[:, 0] = self._whole_first(gradients) if place == 0 else 0.0
-                    row.put_fixed(place * self.sources.length, parts.cpu())
-            for index, (basis, active) in enumerate(zip(self.bases, self.active, strict=True)):
-                if any(site in gradients for site in basis.writes) and len(active.features):
-                    given = basis.reached(self.replacement, active, gradients)
-                    row.put_features(int(self._begins[index]), given.cpu())
+        return self._apart(gradients, len(made))
+
+    @torch.no_grad()
+    def _apart(self, gradients: Mapping[Site, Tensor], targets: int) -> Row:
+        """Gradients (target, pos, d) times what is put in: what each source gives."""
+        row = Row.empty(targets, self.sources.fixed, self.rows.width)
+        for place, (site, given) in enumerate(self._fixed.items()):
+            if site in gradients:
+                parts, constants = torch.bmm(given, gradients[site].permute(1, 2, 0)).permute(1, 2, 0)
+                if self._first:
+                    parts[:, 0] = self._whole_first(gradients) if place == 0 else 0.0
+                row.put_fixed(place * self.sources.length, parts.cpu())
+                row.biases += constants.sum(1, dtype=torch.float64).cpu()
+        for index, (basis, active) in enumerate(zip(self.bases, self.active, strict=True)):
+            if any(site in gradients for site in basis.writes) and len(active.features):
+                given = basis.reached(self.replacement, active, gradients)
+                row.put_features(int(self._begins[index]), given.cpu())
         return row
 
     def _whole_first(self, gradients: Mapping[Site, Tensor]) -> Tensor:

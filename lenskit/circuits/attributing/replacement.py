@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lenskit.circuits.attributing.held_norms import Scales, norms_in
-from lenskit.models.edits import Call, Edit
+from lenskit.models.edits import Call, Edit, Zero
 from lenskit.models.sites import Site
 
 if TYPE_CHECKING:
@@ -96,10 +96,7 @@ class Replacement:
 
     @torch.no_grad()
     def with_inputs(self, values: Mapping[Site, Tensor], stop_at: Site | None = None) -> Run:
-        """The run, with all that is read, if something else is put in: all must be given.
-
-        With the biases alone, and zeros for all else, it is what is left of every value when no node gives anything.
-        """
+        """The run, with all that is read, if something else is put in: all must be given."""
         read = dict[Site, Tensor]()
 
         def put(site: Site) -> Callable[[Tensor], Tensor]:
@@ -121,6 +118,18 @@ class Replacement:
         edits += [_at(site, _noting(read, site)) for site in {each.reads for each in self.past}]
         edits += [_at(site, put(site)) for site in self.put_in]
         return self.model.run(self.tokens, edits=edits, keep=list(self.read), stop_at=stop_at)
+
+    def with_nothing(self, stop_at: Site) -> Run | None:
+        """The run, with all that is read up to a site, if nothing is put in: what the model's own biases give.
+
+        None where it has none, as most recent models: then two tokens of zeros stay zeros, whatever is held.
+        """
+        if not self.model.edits:
+            edits = [Zero(site.name, layers=site.layer) for site in self.put_in]
+            few = self.model.run(self.tokens[:, :2], edits=edits, keep=list(self.read), stop_at=stop_at)
+            if not any(few[site].any() for site in self.read):
+                return None
+        return self.with_inputs({site: torch.zeros_like(value) for site, value in self.put_in.items()}, stop_at)
 
 
 def _at(site: Site, fn: Callable[[Tensor], Tensor]) -> Call:

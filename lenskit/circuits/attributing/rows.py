@@ -95,7 +95,7 @@ class Rows:
         """A batch of rows, whole: in one step, so that no interruption leaves a part of it."""
         numbers = torch.tensor(targets, dtype=torch.int64)
         parts = (row.fixed, *row.largest(), row.sums, row.sizes)
-        self.batches.append(Batch(numbers, *parts, values.double(), biases.double()))
+        self.batches.append(Batch(numbers, *parts, values, biases))
 
     def stacked(self, name: str) -> Tensor:
         """One of the fields of `Batch`, for all rows."""
@@ -135,6 +135,7 @@ class Row:
 
     Attributes:
         width: how many features are kept of each target.
+        biases: (target,) what is put in whatever the tokens are gives, in float64.
         held: features' numbers and what they give, (target, some) each, of which the largest are still to be chosen.
     """
 
@@ -142,13 +143,14 @@ class Row:
     fixed: Tensor
     sums: Tensor
     sizes: Tensor
+    biases: Tensor
     held: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     @classmethod
     def empty(cls, targets: int, fixed: int, width: int) -> Row:
         """Nothing yet."""
         zeros = torch.zeros(targets, dtype=torch.float64)
-        return cls(width, torch.zeros(targets, fixed), zeros, zeros.clone())
+        return cls(width, torch.zeros(targets, fixed), zeros, zeros.clone(), zeros.clone())
 
     def put_fixed(self, begin: int, given: Tensor) -> None:
         """What embeddings, or the errors of a layer, give: (target, pos)."""
