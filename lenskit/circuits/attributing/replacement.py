@@ -96,7 +96,10 @@ class Replacement:
 
     @torch.no_grad()
     def with_inputs(self, values: Mapping[Site, Tensor], stop_at: Site | None = None) -> Run:
-        """The run, with all that is read, if something else is put in: all must be given."""
+        """The run up to a site, or to the logits, with all that is read, (1, pos, ...), if something else is put in.
+
+        values: of every site where something is put in, (1, pos, ...).
+        """
         read = dict[Site, Tensor]()
 
         def put(site: Site) -> Callable[[Tensor], Tensor]:
